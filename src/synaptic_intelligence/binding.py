@@ -1,0 +1,219 @@
+"""Which parameter is which: names, and their places in an optimizer."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, final
+
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torch.optim import LBFGS, Optimizer
+from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .errors import SynapseError
+
+# Which optimizer's synapses hold which parameter, so that a second consolidator can be refused. Weak on both sides:
+# it keeps neither alive, and forgets them when they go.
+_holders: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+PreHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
+PostHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
+
+# Wrappers put these into the names of parameters; the saved names must not depend on how a model was wrapped.
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+def canonical_parameters(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the parameters by the names that they have in the bare model, tied ones once.
+
+    ``_orig_mod.`` (torch.compile) is removed anywhere in a name, ``module.`` (DDP) where every name begins with it.
+
+    Args:
+        named: as ``model.named_parameters()`` gives them, perhaps filtered.
+
+    Raises:
+        TypeError: not pairs of name and tensor, or parameters that are complex, integer or not yet initialised.
+        ValueError: no parameter at all, or two parameters of one name.
+
+    Example:
+        >>> import torch
+        >>> p = torch.nn.Parameter(torch.ones(1))
+        >>> list(canonical_parameters([("_orig_mod.w", p), ("_orig_mod.tied", p)]))
+        ['w']
+    """
+    pairs: list[tuple[str, Tensor]] = []
+    for pair in named:
+        match pair:
+            case (str() as name, Tensor() as parameter):
+                pairs.append((".".join(part for part in name.split(".") if part not in _WRAPPERS), parameter))
+            case _:
+                raise TypeError("named must be pairs of name and parameter: pass model.named_parameters()")
+    if not pairs:
+        raise ValueError("named holds no parameters; an iterator that was used up already? pass a fresh one")
+    if all(name.startswith("module.") for name, _ in pairs):
+        pairs = [(name.removeprefix("module."), parameter) for name, parameter in pairs]
+    parameters: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, parameter in pairs:
+        if id(parameter) in seen:
+            continue
+        if is_lazy(parameter):
+            raise TypeError(f"parameter {name!r} is not initialised yet: run one forward pass of the model first")
+        if not parameter.is_floating_point():
+            raise TypeError(
+                f"parameter {name!r} is {parameter.dtype}: only real floating-point parameters have synapses"
+            )
+        if name in parameters:
+            raise ValueError(f"two different parameters are named {name!r}: give each its own name")
+        seen.add(id(parameter))
+        parameters[name] = parameter
+    return parameters
+
+
+def checked_strength(c: object, where: str) -> float:
+    """Return ``c`` as a float if it is a strength.
+
+    Raises:
+        ValueError: negative, infinite or not a number.
+        TypeError: not a number at all.
+
+    Example:
+        >>> checked_strength(1, "c")
+        1.0
+    """
+    if isinstance(c, bool) or not isinstance(c, (int, float)):
+        raise TypeError(f"{where} must be a number, not {type(c).__name__}")
+    if not (c >= 0 and math.isfinite(c)):
+        raise ValueError(f"{where} must be zero or positive, and finite, not {c!r}")
+    return float(c)
+
+
+@final
+class Binding:
+    """The places of named parameters in one optimizer.
+
+    Frozen parameters that the optimizer does not hold, and groups with the option ``c=None``, are left out.
+
+    Args:
+        parameters: by canonical name.
+        optimizer: any ``torch.optim.Optimizer`` with step hooks.
+
+    Raises:
+        TypeError: not an optimizer, or LBFGS.
+        ValueError: a parameter is not in the optimizer, or twice; a group's ``c`` is no strength.
+
+    Example:
+        >>> import torch
+        >>> p = torch.nn.Parameter(torch.ones(1))
+        >>> binding = Binding({"w": p}, torch.optim.SGD([p], lr=0.1))
+        >>> list(binding.places.items())
+        [('w', (0, 0))]
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+        if isinstance(optimizer, LBFGS):
+            raise TypeError("optimizer LBFGS evaluates the loss several times in a step, so a step has no one gradient")
+        places: dict[int, tuple[int, int]] = {}
+        for index, group in enumerate(optimizer.param_groups):
+            if group.get("c") is not None:
+                checked_strength(group["c"], f"c of parameter group {index}")
+            for position, parameter in enumerate(group["params"]):
+                if id(parameter) in places:
+                    raise ValueError(f"the optimizer holds a parameter twice, in group {index}: give it each one once")
+                places[id(parameter)] = (index, position)
+        self.places: dict[str, tuple[int, int]] = {}
+        for name, parameter in parameters.items():
+            if id(parameter) not in places:
+                if parameter.requires_grad:
+                    raise ValueError(
+                        f"parameter {name!r} is not in the optimizer: add it there, or leave it out of named_parameters()"
+                    )
+                continue
+            group = optimizer.param_groups[places[id(parameter)][0]]
+            if "c" not in group or group["c"] is not None:
+                self.places[name] = places[id(parameter)]
+        self.optimizer = optimizer
+        self._hooks: list[RemovableHandle] = []
+
+    def hold(self, before: PreHook, after: PostHook, instead_of: Binding | None = None) -> None:
+        """Hook into the optimizer's steps, and claim its parameters.
+
+        Raises:
+            SynapseError: other synapses than ``instead_of`` hold one of the parameters.
+        """
+        parameters = self.parameters()
+        if any(_holder(parameter) not in (None, instead_of) for parameter in parameters.values()):
+            gc.collect()  # synapses and optimizer hold each other: those that were dropped may not be gone yet
+        for name, parameter in parameters.items():
+            if _holder(parameter) not in (None, instead_of):
+                raise SynapseError(f"parameter {name!r} has synapses already: attach(optimizer) or detach() those")
+        if instead_of is not None:
+            instead_of.release()
+        self._hooks = [
+            self.optimizer.register_step_pre_hook(before),
+            self.optimizer.register_step_post_hook(after),
+        ]
+        for parameter in parameters.values():
+            _holders[parameter] = weakref.ref(self)
+
+    def release(self) -> None:
+        """Take the hooks off, and leave one that refuses steps: they would be neither seen nor pulled."""
+        if not self._hooks:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        for parameter in list(_holders):
+            if _holder(parameter) is self:
+                del _holders[parameter]
+        self.optimizer.register_step_pre_hook(_refuse_step)
+
+    def replace(self, old: Tensor, new: Tensor) -> None:
+        """Note that the optimizer holds ``new`` in the place of ``old``."""
+        _holders.pop(old, None)
+        _holders[new] = weakref.ref(self)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the optimizer's parameters at the places, by name: it may hold new ones since it was bound.
+
+        Raises:
+            SynapseError: a place is gone.
+        """
+        groups = self.optimizer.param_groups
+        try:
+            return {name: groups[index]["params"][position] for name, (index, position) in self.places.items()}
+        except IndexError as error:
+            raise SynapseError(
+                "the optimizer's parameter groups were taken apart: attach(optimizer) a new one"
+            ) from error
+
+    def groups(self) -> list[tuple[dict[str, Any], list[str]]]:
+        """Return each parameter group of the optimizer with the names of the parameters in it that are bound."""
+        members: dict[int, list[str]] = {}
+        for name, (index, _) in self.places.items():
+            members.setdefault(index, []).append(name)
+        return [(self.optimizer.param_groups[index], names) for index, names in members.items()]
+
+
+def _holder(parameter: Tensor) -> Binding | None:
+    reference = _holders.get(parameter)
+    binding: Binding | None = reference() if reference is not None else None
+    return binding
+
+
+def _refuse_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Stand on an optimizer whose synapses went elsewhere."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            holder = _holder(parameter)
+            if holder is not None and holder.optimizer is optimizer:
+                return  # new synapses were put on it since
+    raise SynapseError(
+        "the synapses of this optimizer were detached or moved to another: step that one, or attach(optimizer) them"
+    )

@@ -1,0 +1,159 @@
+"""Importance files: safetensors, so loading one never runs code.
+
+Tensors are named ``omega/NAME``, ``anchor/NAME`` and, in the middle of a task, ``path/NAME``. The metadata holds one
+entry, ``synaptic_intelligence``, a JSON object with the schema version and the settings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .atomic import replacing
+from .version import __version__
+
+SCHEMA = 1
+_KEY = "synaptic_intelligence"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ImportanceFile:
+    """What an importance file holds.
+
+    Attributes:
+        estimator: name of the estimator.
+        settings: its settings, such as ``xi``.
+        c: strength.
+        tasks: how many tasks were consolidated.
+        steps: optimizer steps since the last consolidation; ``path`` is empty where it is zero.
+        omega, anchor, path: tensors by parameter name.
+
+    Example:
+        >>> ImportanceFile("path_integral", {"xi": 0.1}, 1.0, 0, 0, {}, {}, {}).tasks
+        0
+    """
+
+    estimator: str
+    settings: dict[str, float | str]
+    c: float
+    tasks: int
+    steps: int
+    omega: Mapping[str, Tensor]
+    anchor: Mapping[str, Tensor]
+    path: Mapping[str, Tensor]
+
+
+def write_importance(file: ImportanceFile, path: Path) -> None:
+    """Write an importance file in one step; an old one at ``path`` stays whole until the new one is.
+
+    Raises:
+        OSError: the folder does not exist, is read-only or full.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+        >>> omega, anchor = {"w": torch.ones(2)}, {"w": torch.zeros(2)}
+        >>> write_importance(ImportanceFile("path_integral", {"xi": 0.1}, 1.0, 1, 0, omega, anchor, {}), path)
+        >>> read_importance(path).omega["w"]
+        tensor([1., 1.])
+    """
+    kinds = {"omega": file.omega, "anchor": file.anchor, "path": file.path}
+    tensors = {f"{kind}/{name}": t.contiguous() for kind, named in kinds.items() for name, t in named.items()}
+    header = {
+        "schema": SCHEMA,
+        "estimator": file.estimator,
+        "settings": file.settings,
+        "c": file.c,
+        "tasks": file.tasks,
+        "steps": file.steps,
+        "shapes": {name: list(t.shape) for name, t in file.omega.items()},
+        "library": __version__,
+        "torch": torch.__version__,
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+
+
+def read_importance(path: Path) -> ImportanceFile:
+    """Read an importance file, and check that it is whole.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: damaged, foreign, of another schema, or with values that no importance can have.
+
+    Example: see :func:`write_importance`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no importance file at {path}")
+    try:
+        with safe_open(path, framework="pt") as reader:
+            metadata = reader.metadata() or {}
+            names = reader.keys()
+            tensors = {name: reader.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    if _KEY not in metadata:
+        raise ValueError(f"{path} is a safetensors file of something else: it has no {_KEY!r} metadata")
+    try:
+        header = json.loads(metadata[_KEY])
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} has damaged metadata: {error}") from error
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        schema = header.get("schema") if isinstance(header, dict) else None
+        raise ValueError(f"{path} has schema {schema!r}; this library ({__version__}) reads schema {SCHEMA}")
+    parts: dict[str, dict[str, Tensor]] = {"omega": {}, "anchor": {}, "path": {}}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition("/")
+        if kind not in parts or not name:
+            raise ValueError(f"{path} holds a tensor {key!r} that no importance file has")
+        parts[kind][name] = tensor
+    file = ImportanceFile(
+        estimator=_field(path, header, "estimator", str),
+        settings=_settings(path, header),
+        c=float(_field(path, header, "c", (int, float))),
+        tasks=_field(path, header, "tasks", int),
+        steps=_field(path, header, "steps", int),
+        **parts,
+    )
+    _check(path, file, header.get("shapes"))
+    return file
+
+
+def _field(path: Path, header: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+    value = header.get(key)
+    wrong_number = isinstance(value, bool) or (isinstance(value, (int, float)) and not 0 <= value < math.inf)
+    if not isinstance(value, kind) or wrong_number:
+        raise ValueError(f"{path} has {key}={value!r} in its metadata")
+    return value
+
+
+def _settings(path: Path, header: dict[str, Any]) -> dict[str, float | str]:
+    settings = header.get("settings")
+    if not isinstance(settings, dict) or not all(isinstance(v, (float, int, str)) for v in settings.values()):
+        raise ValueError(f"{path} has settings={settings!r} in its metadata")
+    return settings
+
+
+def _check(path: Path, file: ImportanceFile, shapes: object) -> None:
+    if shapes != {name: list(t.shape) for name, t in file.omega.items()}:
+        raise ValueError(f"{path} does not hold the importances that its metadata lists")
+    for kind, named in (("anchor", file.anchor), ("path", file.path)):
+        wanted = {name: t.shape for name, t in file.omega.items()} if kind == "anchor" or file.path else {}
+        if {name: t.shape for name, t in named.items()} != wanted:
+            raise ValueError(f"{path} has {kind} tensors of other names or shapes than omega")
+    for kind, named in (("omega", file.omega), ("anchor", file.anchor), ("path", file.path)):
+        for name, tensor in named.items():
+            if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+                raise ValueError(f"{path} has {kind} of {name!r} that is not finite floating-point numbers")
+            if kind == "omega" and bool((tensor < 0).any()):
+                raise ValueError(f"{path} has a negative omega for {name!r}")

@@ -1,0 +1,427 @@
+"""Intelligent synapses around an ordinary optimizer: they watch each step, and hold what was important."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NoReturn, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .binding import Binding, canonical_parameters, checked_strength
+from .checkpoint import SCHEMA, ImportanceFile, read_importance, write_importance
+from .errors import SynapseError, SynapseWarning
+from .functional import surrogate_loss
+from .importance import Importance, PathIntegral, TaskEnd
+from .state import State, refuse_nonfinite, wide_copy
+from .step import Step
+
+
+@final
+class Consolidator:
+    """Synapses that estimate their importance during a task, and are held in proportion from the next task on.
+
+    Steps of the optimizer are watched through its hooks; the training loop stays as it is, and its loss stays the
+    task loss. Call :meth:`consolidate` when a task ends.
+
+    Args:
+        named: ``model.named_parameters()``, perhaps filtered: what is left out is not protected. Tied parameters count
+            once. Frozen parameters that the optimizer does not hold are left out.
+        optimizer: the optimizer of these parameters. A parameter group may set the option ``c``: its own strength, or
+            ``None`` for no synapses at all.
+        importance: how importance is estimated, such as ``PathIntegral(xi)`` or ``Fisher(model, loss, kind=...)``.
+        c: strength of the pull, without unit; zero turns the pull off. It may be set at any time.
+
+    Raises:
+        TypeError: LBFGS, complex or uninitialised parameters, or arguments of the wrong type.
+        ValueError: ``c`` negative or not finite; a parameter that is not in the optimizer, or twice; none at all.
+        SynapseError: another consolidator holds one of the parameters.
+
+    ``path``, ``omega`` and ``anchor`` are float32, or wider for wider parameters. The path takes the gradient as it
+    reaches the optimizer: accumulated, unscaled and clipped.
+
+    Source: Zenke, Poole, Ganguli 2017, *Continual Learning Through Synaptic Intelligence*.
+
+    Example:
+        >>> import torch, synaptic_intelligence as si
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> synapses = si.Consolidator(model.named_parameters(), optimizer, si.PathIntegral(xi=0.1), c=1.0)
+        >>> model(torch.ones(1, 2)).square().sum().backward()
+        >>> optimizer.step()
+        >>> path = synapses.consolidate()
+        >>> sorted(synapses.omega)
+        ['bias', 'weight']
+    """
+
+    def __init__(
+        self, named: Iterable[tuple[str, Tensor]], optimizer: Optimizer, importance: Importance, *, c: float
+    ) -> None:
+        self._c = checked_strength(c, "c")
+        self._importance = importance
+        self._candidates = canonical_parameters(named)
+        self._binding = Binding(self._candidates, optimizer)
+        if not self._binding.places:
+            raise ValueError("nothing to protect: every parameter is frozen or in a group with c=None")
+        self._state = State(self._binding.parameters(), integrates_path=importance.integrates_path)
+        self._step = Step(self._binding, self._state, self._strength)
+        self._binding.hold(self._step.before, self._step.after)
+        low = sorted({str(p.dtype) for p in self._state.parameters.values() if p.dtype.itemsize < 4})
+        if low:
+            warnings.warn(
+                f"parameters are {', '.join(low)}: at small learning rates most steps round to no movement, and the "
+                "path misses them; keep float32 parameters and use autocast",
+                SynapseWarning,
+                stacklevel=2,
+            )
+
+    # What users read.
+
+    @property
+    def c(self) -> float:
+        """The strength of the pull, for groups that do not set their own."""
+        return self._c
+
+    @c.setter
+    def c(self, value: float) -> None:
+        self._c = checked_strength(value, "c")
+
+    @property
+    def importance(self) -> Importance:
+        """The estimator."""
+        return self._importance
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks were consolidated."""
+        return self._state.tasks
+
+    @property
+    def path(self) -> Mapping[str, Tensor]:
+        """The path integral of the task so far, by name, in units of the loss; empty if the estimator has none."""
+        return MappingProxyType(self._state.path)
+
+    @property
+    def anchor(self) -> Mapping[str, Tensor]:
+        """The parameters at the end of the last task, by name; before that, as they were made."""
+        if self._state.untouched:
+            self._step.follow()
+        return MappingProxyType(self._state.anchor)
+
+    @property
+    def omega(self) -> Mapping[str, Tensor]:
+        """The importance, by name, in loss / theta^2; zeros before the first consolidation."""
+        return MappingProxyType(self._state.omega_or_zeros())
+
+    @torch.no_grad()
+    def penalty(self) -> Tensor:
+        """Return the surrogate loss now, for logging; it has no gradient, for steps add that by themselves.
+
+        Returns:
+            A tensor without dimensions, in units of the loss.
+
+        Source: Zenke et al. 2017, second term of eq. 4.
+
+        Example:
+            >>> import torch, synaptic_intelligence as si
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> si.SynapticIntelligence([("w", p)], torch.optim.SGD([p], lr=0.1), c=1.0, xi=0.1).penalty()
+            tensor(0.)
+        """
+        state, parameters = self._state, self._binding.parameters()
+        terms = [
+            torch.zeros((), dtype=anchor.dtype, device=anchor.device) for anchor in list(state.anchor.values())[:1]
+        ]
+        for group, names in self._binding.groups() if state.omega else []:
+            c = self._strength(group)
+            terms += [surrogate_loss(parameters[n], state.anchor[n], state.omega[n], c) for n in names]
+        return torch.stack([term.to(terms[0]) for term in terms]).sum()
+
+    # The end of a task.
+
+    @torch.no_grad()
+    def consolidate(self, data: Iterable[tuple[Tensor, Tensor]] | None = None) -> Mapping[str, Tensor]:
+        """End a task: renew omega, move the anchor to the parameters, start a new path. All of it, or nothing.
+
+        Args:
+            data: batches of (inputs, targets) of the task, for estimators that need them.
+
+        Returns:
+            The path integral of the task that ended, by name, in units of the loss; empty if the estimator has none.
+
+        Raises:
+            TypeError: data is missing, or given to an estimator that uses none.
+            SynapseError: no step since the last consolidation (path integral alone), a parameter or the new omega is
+                not finite, or a step is under way.
+
+        Source: Zenke et al. 2017, eq. 5 and the text below it.
+
+        Example: see the class.
+        """
+        estimator, state = self._importance, self._state
+        if estimator.needs_data and data is None:
+            raise TypeError(
+                f"consolidate(data) needs batches of (inputs, targets): {estimator.name} estimates from data"
+            )
+        if not estimator.needs_data and data is not None:
+            raise TypeError(f"consolidate() takes no data: {estimator.name} estimates while the network trains")
+        self._step.abandon()
+        self._step.follow()
+        if estimator.integrates_path and state.steps == 0:
+            raise SynapseError("no optimizer step since the last consolidation, so there is no path: train first")
+        refuse_nonfinite(state.parameters, "parameter")
+        state.warn_of_nonfinite()
+        self._warn_of_no_penalty()
+        omega = estimator.new_omega(TaskEnd(state.parameters, state.anchor, state.path, state.omega_or_zeros(), data))
+        if {n: t.shape for n, t in omega.items()} != {n: t.shape for n, t in state.anchor.items()}:
+            raise SynapseError(f"{estimator.name} did not give an omega of the right shape for every parameter")
+        refuse_nonfinite(omega, "new omega of")
+        return MappingProxyType(state.end_task(omega))
+
+    # The optimizer.
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Move the synapses to another optimizer, as when a task starts with a fresh Adam.
+
+        The old optimizer raises if it is stepped afterwards. Everything that was learnt stays.
+
+        Raises:
+            TypeError, ValueError: as for the class; the synapses then stay where they were.
+            SynapseError: the new optimizer would protect other parameters than these.
+
+        Example:
+            >>> import torch, synaptic_intelligence as si
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> synapses = si.SynapticIntelligence([("w", p)], torch.optim.Adam([p]), c=1.0, xi=0.1)
+            >>> synapses.attach(torch.optim.SGD([p], lr=0.1))
+        """
+        binding = Binding({**self._candidates, **self._state.parameters}, optimizer)
+        other = sorted(set(binding.places) ^ set(self._binding.places))
+        if other:
+            raise SynapseError(
+                f"the new optimizer would change which parameters have synapses: {other}; give its groups the same "
+                "c=None, and freeze or unfreeze before the synapses are made"
+            )
+        for name, parameter in binding.parameters().items():
+            self._state.refuse_other_shape(name, parameter)
+        step = Step(binding, self._state, self._strength)
+        binding.hold(step.before, step.after, instead_of=self._binding)
+        self._step.abandon()
+        self._binding, self._step = binding, step
+
+    def detach(self) -> None:
+        """Take the synapses off their optimizer, which raises if it is stepped; :meth:`attach` puts them on another.
+
+        To train for a while without synapses use :meth:`paused`.
+
+        Example:
+            >>> import torch, synaptic_intelligence as si
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> optimizer = torch.optim.Adam([p])
+            >>> synapses = si.SynapticIntelligence([("w", p)], optimizer, c=1.0, xi=0.1)
+            >>> synapses.detach()
+            >>> optimizer.step()
+            Traceback (most recent call last):
+            ...
+            synaptic_intelligence.errors.SynapseError: the synapses of this optimizer were detached or moved to ...
+        """
+        self._step.abandon()
+        self._binding.release()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Return a context in which optimizer steps neither pull nor integrate.
+
+        Example:
+            >>> import torch, synaptic_intelligence as si
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> optimizer = torch.optim.SGD([p], lr=0.1)
+            >>> synapses = si.SynapticIntelligence([("w", p)], optimizer, c=1.0, xi=0.1)
+            >>> with synapses.paused():
+            ...     optimizer.step()
+        """
+        self._step.follow()
+        self._step.pauses += 1
+        try:
+            yield
+        finally:
+            self._step.pauses -= 1
+            self._state.accept_any_weights()
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that training goes on from, tensors by reference, as ``torch.optim`` does.
+
+        Load with :meth:`load_state_dict`; it is exact in the middle of a task too. Copy it before you train on.
+
+        Example:
+            >>> import torch, synaptic_intelligence as si
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> synapses = si.SynapticIntelligence([("w", p)], torch.optim.Adam([p]), c=1.0, xi=0.1)
+            >>> synapses.state_dict()["anchor"]
+            {'w': tensor([1.])}
+        """
+        state = self._state
+        state.warn_of_nonfinite()
+        return {
+            "schema": SCHEMA,
+            "estimator": self._importance.name,
+            "settings": self._importance.settings(),
+            "c": self._c,
+            "tasks": state.tasks,
+            "steps": state.steps,
+            "untouched": state.untouched,
+            "anchor": dict(self.anchor),
+            "path": dict(state.path),
+            "omega": state.omega_or_zeros(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the state that :meth:`state_dict` gave, all of it or nothing.
+
+        ``c`` is loaded too, with a warning where it differs. Load the weights of the model as well.
+
+        Raises:
+            SynapseError: the state is of another schema or estimator, of other settings, names or shapes, or damaged.
+
+        Example:
+            >>> import torch, synaptic_intelligence as si
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> synapses = si.SynapticIntelligence([("w", p)], torch.optim.Adam([p]), c=1.0, xi=0.1)
+            >>> synapses.load_state_dict(synapses.state_dict())
+        """
+        keys = {
+            "schema",
+            "estimator",
+            "settings",
+            "c",
+            "tasks",
+            "steps",
+            "untouched",
+            "anchor",
+            "path",
+            "omega",
+        }
+        if set(state) != keys:
+            raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(keys ^ set(state))}")
+        if state["schema"] != SCHEMA:
+            raise SynapseError(f"the state has schema {state['schema']!r}; this library reads {SCHEMA}")
+        fields = {
+            key: state[key] for key in ("estimator", "settings", "c", "tasks", "steps", "omega", "anchor", "path")
+        }
+        self._take_over(ImportanceFile(**fields), "state", untouched=bool(state["untouched"]))
+
+    def save(self, path: str | Path) -> None:
+        """Write importance and anchor to a safetensors file, with the path too in the middle of a task.
+
+        Raises:
+            OSError: the folder does not exist, is read-only or full; an old file stays whole.
+
+        Example:
+            >>> import tempfile, torch, synaptic_intelligence as si
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> synapses = si.SynapticIntelligence([("w", p)], torch.optim.Adam([p]), c=1.0, xi=0.1)
+            >>> file = tempfile.mkdtemp() + "/importance.safetensors"
+            >>> synapses.save(file)
+            >>> synapses.load(file)
+        """
+        state = self.state_dict()
+        state["path"] = state["path"] if state["steps"] else {}
+        del state["schema"], state["untouched"]
+        write_importance(ImportanceFile(**state), Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Take over an importance file; the weights of the model stay, and are pulled to the file's anchor.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged or foreign.
+            SynapseError: it is of another estimator, of other settings, names or shapes.
+
+        Example: see :meth:`save`.
+        """
+        self._take_over(read_importance(Path(path)), str(path), untouched=False)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse copies and pickles: they would lose the optimizer's hooks without a word."""
+        raise TypeError(
+            "synapses cannot be copied or pickled: make new ones, and load state_dict() or save() into them"
+        )
+
+    def _strength(self, group: dict[str, Any]) -> float:
+        if "c" not in group:
+            return self._c
+        if group["c"] is None:
+            raise SynapseError("a parameter group with synapses now has c=None: use c=0.0 to turn its pull off")
+        return checked_strength(group["c"], "c of a parameter group")
+
+    def _take_over(self, file: ImportanceFile, what: str, *, untouched: bool) -> None:
+        own = self._importance
+        if (file.estimator, file.settings) != (own.name, own.settings()):
+            raise SynapseError(
+                f"{what} is of {file.estimator} with {file.settings}, these synapses are of {own.name} with "
+                f"{own.settings()}: make them alike"
+            )
+        states = {"omega": file.omega, "anchor": file.anchor, "path": file.path}
+        shapes = {name: anchor.shape for name, anchor in self._state.anchor.items()}
+        for kind, named in states.items():
+            wanted = shapes if kind != "path" or (own.integrates_path and file.steps) or named else {}
+            found = {name: tensor.shape for name, tensor in named.items()}
+            if found != wanted:
+                other = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+                raise SynapseError(f"{what} has {kind} of other names or shapes than the parameters: {other}")
+            refuse_nonfinite(named, f"{what}: {kind} of")
+        c = checked_strength(file.c, f"c of {what}")
+        copies = {
+            kind: {name: wide_copy(named[name], p) for name, p in self._state.parameters.items() if name in named}
+            for kind, named in states.items()
+        }
+        if c != self._c:
+            warnings.warn(f"c is {c} in {what} and was {self._c}: now {c}", SynapseWarning, stacklevel=3)
+        # Nothing below can fail.
+        self._step.abandon()
+        self._c = c
+        self._state.take_over(**copies, tasks=file.tasks, steps=file.steps, untouched=untouched)
+
+    def _warn_of_no_penalty(self) -> None:
+        later = self._state.tasks > 0 and self._state.steps > 0
+        pulled = any(self._strength(group) > 0 for group, _ in self._binding.groups())
+        if later and pulled and float(self.penalty()) == 0:
+            warnings.warn(
+                "the penalty is exactly zero after a further task: omega is zero, or nothing moved; nothing was held",
+                SynapseWarning,
+                stacklevel=4,
+            )
+
+
+def SynapticIntelligence(
+    named: Iterable[tuple[str, Tensor]], optimizer: Optimizer, *, c: float, xi: float
+) -> Consolidator:
+    """Make intelligent synapses: a :class:`Consolidator` whose importance is the path integral.
+
+    Args:
+        named: ``model.named_parameters()``, perhaps filtered.
+        optimizer: any ``torch.optim.Optimizer`` but LBFGS.
+        c: strength of the pull, without unit; the paper takes 0.1 to 1.
+        xi: damping, in theta^2; the paper takes 1e-3 for split tasks and 0.1 for permuted MNIST.
+
+    Raises:
+        ValueError, TypeError, SynapseError: as :class:`Consolidator` and :class:`PathIntegral`.
+
+    Source: Zenke, Poole, Ganguli 2017, *Continual Learning Through Synaptic Intelligence*.
+
+    Example:
+        >>> import torch, synaptic_intelligence as si
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.1, xi=0.1)
+        >>> synapses.c
+        0.1
+    """
+    return Consolidator(named, optimizer, PathIntegral(xi), c=c)

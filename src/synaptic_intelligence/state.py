@@ -1,0 +1,195 @@
+"""What the synapses remember: anchor, path and omega of every parameter, and how to keep them true to it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from .errors import SynapseError, SynapseWarning
+
+Named = dict[str, Tensor]
+
+
+@final
+class State:
+    """The tensors of the synapses, by parameter name, and the parameters as they were last seen.
+
+    Attributes:
+        parameters: the live parameters.
+        anchor: in theta. path: in units of the loss. omega: in loss / theta^2, empty before the first consolidation.
+            All float32, or wider for wider parameters.
+        important: names with any importance; they are pulled even where they get no gradient.
+        tasks: how many tasks were consolidated.
+        untouched: no step was taken yet, so the anchor still follows the weights.
+
+    Example:
+        >>> state = State({"w": torch.ones(1, dtype=torch.bfloat16)}, integrates_path=True)
+        >>> state.anchor["w"], state.path["w"]
+        (tensor([1.]), tensor([0.]))
+    """
+
+    @torch.no_grad()
+    def __init__(self, parameters: Mapping[str, Tensor], *, integrates_path: bool) -> None:
+        self.parameters: Named = dict(parameters)
+        self.anchor: Named = {name: wide_copy(p, p) for name, p in parameters.items()}
+        self.path: Named = {name: torch.zeros_like(a) for name, a in self.anchor.items()} if integrates_path else {}
+        self.omega: Named = {}
+        self.important: set[str] = set()
+        self.tasks = 0
+        self.untouched = True
+        self._steps = 0
+        # These are counted on the device and read only when somebody asks, so that no step waits for the device.
+        device = next(iter(self.anchor.values())).device
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
+        self._versions: dict[str, int] = {}  # of each parameter after the last step; where missing, any will do
+        self._warned_of_edit = False
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps since the last consolidation that were not skipped; reads from the device."""
+        return self._steps - int(self._skipped)
+
+    def omega_or_zeros(self) -> Named:
+        """Return omega, zeros before the first consolidation."""
+        return self.omega or {name: torch.zeros_like(anchor) for name, anchor in self.anchor.items()}
+
+    def count_step(self, overflow: Tensor | None, skipped: Tensor | None) -> None:
+        """Note that a step was taken.
+
+        Args:
+            overflow: 1 where an increment of the path was not finite, else 0; None if nothing was integrated.
+            skipped: a GradScaler's ``found_inf``, nonzero where the optimizer skipped the step; None without one.
+        """
+        self._steps += 1
+        self.untouched = False
+        if skipped is not None:
+            happened = (skipped.reshape(()) == 0).to(self._skipped)
+            self._skipped += 1 - happened
+            overflow = overflow.to(happened) * happened if overflow is not None else None
+        if overflow is not None:
+            self._nonfinite += overflow.to(self._nonfinite)
+        self.accept_weights()
+
+    def accept_weights(self) -> None:
+        """Take the weights as they are now for those that the last step left."""
+        self._versions = {name: parameter._version for name, parameter in self.parameters.items()}
+
+    def accept_any_weights(self) -> None:
+        """Take whatever weights the next step finds: others may still be loaded."""
+        self._versions = {}
+
+    @torch.no_grad()
+    def follow(self, parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Take over parameters that were replaced or moved, and warn once of weights that were edited.
+
+        Returns:
+            Pairs of an old parameter and the new one in its place.
+
+        Raises:
+            SynapseError: a parameter has another shape now, or is another one of those that are known.
+        """
+        edited, replaced = False, []
+        for name, parameter in parameters.items():
+            known, anchor = self.parameters[name], self.anchor[name]
+            if parameter is not known or parameter.shape != anchor.shape:
+                self.refuse_other_shape(name, parameter)
+                if any(parameter is other for other in self.parameters.values()):
+                    raise SynapseError(f"the optimizer holds another known parameter in the place of {name!r}")
+                replaced.append((known, parameter))
+                self.parameters[name] = parameter
+                self._versions.pop(name, None)
+            dtype = torch.promote_types(anchor.dtype, parameter.dtype)
+            if parameter.device != anchor.device or dtype != anchor.dtype:
+                self._move(name, parameter.device, dtype)
+            if self.untouched:
+                self.anchor[name].copy_(parameter)
+            elif self._versions.get(name, parameter._version) != parameter._version:
+                edited = True
+        if edited and not self._warned_of_edit:
+            self._warned_of_edit = True
+            warnings.warn(
+                "weights were changed between optimizer steps; the change is not part of the path, and the anchor "
+                "stays: if you loaded other weights, load the synapses' state too (said once)",
+                SynapseWarning,
+                stacklevel=5,
+            )
+        return replaced
+
+    def refuse_other_shape(self, name: str, parameter: Tensor) -> None:
+        """Raise a SynapseError if the parameter does not have the shape of its synapses."""
+        if parameter.shape != self.anchor[name].shape:
+            was, now = list(self.anchor[name].shape), list(parameter.shape)
+            raise SynapseError(f"parameter {name!r} had shape {was} and has {now} now: make new synapses for it")
+
+    def warn_of_nonfinite(self) -> None:
+        """Warn if steps were not finite since this was last asked; reads from the device."""
+        count = int(self._nonfinite)
+        if count:
+            self._nonfinite.zero_()
+            warnings.warn(
+                f"{count} optimizer steps had gradients or movements that are not finite; those elements added nothing "
+                "to the path: look for an overflow in the loss",
+                SynapseWarning,
+                stacklevel=4,
+            )
+
+    @torch.no_grad()
+    def end_task(self, omega: Named) -> Named:
+        """Set omega, move the anchor to the parameters, start a new path; return the path that ended."""
+        ended, self.path = self.path, {name: torch.zeros_like(path) for name, path in self.path.items()}
+        for name, parameter in self.parameters.items():
+            self.anchor[name].copy_(parameter)
+        self._begin_task(omega, tasks=self.tasks + 1, steps=0)
+        self.accept_weights()
+        return ended
+
+    def take_over(self, *, omega: Named, anchor: Named, path: Named, tasks: int, steps: int, untouched: bool) -> None:
+        """Replace everything; the caller has checked names, shapes and values."""
+        self.anchor = anchor
+        if self.path:
+            self.path = path or {name: torch.zeros_like(a) for name, a in anchor.items()}
+        self._begin_task(omega if tasks else {}, tasks=tasks, steps=steps)
+        self._nonfinite.zero_()
+        self.untouched = untouched
+        self._warned_of_edit = False
+        self.accept_any_weights()
+
+    def _begin_task(self, omega: Named, *, tasks: int, steps: int) -> None:
+        self.omega, self.tasks, self._steps, self.untouched = omega, tasks, steps, False
+        self._skipped.zero_()
+        some = {name: (values != 0).any() for name, values in omega.items()}
+        self.important = {name for name, important in some.items() if bool(important)}
+
+    def _move(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
+        for named in (self.anchor, self.path, self.omega):
+            if name in named:
+                named[name] = named[name].to(device, dtype)
+        self._skipped, self._nonfinite = self._skipped.to(device), self._nonfinite.to(device)
+        self._versions.pop(name, None)
+
+
+def wide_copy(values: Tensor, parameter: Tensor) -> Tensor:
+    """Return a copy of ``values`` on the parameter's device, float32 or wider.
+
+    Example:
+        >>> wide_copy(torch.ones(1), torch.zeros(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    return torch.empty_like(parameter, dtype=dtype, requires_grad=False).copy_(values)
+
+
+def refuse_nonfinite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise a SynapseError that names the tensors that are not finite, if any.
+
+    Example:
+        >>> refuse_nonfinite({"w": torch.ones(1)}, "parameter")
+    """
+    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise SynapseError(f"{what} {bad} is not finite; nothing was changed")

@@ -1,0 +1,526 @@
+"""Each row of docs/errors.md: the condition, and the exception or warning that it meets."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import same, small_model, task_batches
+from torch import Tensor, nn
+
+import synaptic_intelligence as si
+
+TABLE = Path(__file__).parent.parent / "docs" / "errors.md"
+CASES: dict[str, tuple[type[Exception], Callable[[Path], Any]]] = {}
+Case = Callable[[Path], Any]
+
+
+def case(condition: str, expected: type[Exception]) -> Callable[[Case], Case]:
+    def note(function: Case) -> Case:
+        CASES[condition] = (expected, function)
+        return function
+
+    return note
+
+
+class Bench:
+    """A model that has learnt one task and is in the middle of the second."""
+
+    def __init__(self, importance: Callable[[nn.Module], si.Importance] | None = None) -> None:
+        self.model = small_model()
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05)
+        estimator = importance(self.model) if importance else si.PathIntegral(0.1)
+        self.synapses = si.Consolidator(self.model.named_parameters(), self.optimizer, estimator, c=0.5)
+        self.train(0)
+        self.synapses.consolidate(task_batches(0, 1) if estimator.needs_data else None)
+        self.train(1)
+
+    def train(self, task: int, steps: int = 3) -> None:
+        for x, y in task_batches(task, steps):
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.model(x), y).backward()
+            self.optimizer.step()
+
+    def fails(self, action: Callable[[], Any]) -> None:
+        """Run what must raise, and see that nothing of the synapses and weights has changed."""
+        before = copy.deepcopy((self.synapses.state_dict(), self.model.state_dict()))
+        try:
+            action()
+        finally:
+            now = (self.synapses.state_dict(), self.model.state_dict())
+            assert same(before, now)
+
+
+def make(**changes: Any) -> si.Consolidator:
+    model = changes.pop("model", None) or small_model()
+    optimizer = changes.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.1)
+    named = changes.pop("named", None) or model.named_parameters()
+    return si.SynapticIntelligence(named, optimizer, **{"c": 1.0, "xi": 0.1, **changes})
+
+
+# Arguments.
+
+
+@case("`c` is negative or not finite", ValueError)
+def _(folder: Path) -> None:
+    for bad in (float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="c must be"):
+            make(c=bad)
+    bench = Bench()
+
+    def set_c() -> None:
+        bench.synapses.c = -1.0
+
+    bench.fails(set_c)
+
+
+@case("`c` is not a number", TypeError)
+def _(folder: Path) -> None:
+    make(c="strong")
+
+
+@case("`xi` is not positive and finite", ValueError)
+def _(folder: Path) -> None:
+    for bad in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="xi must be"):
+            si.PathIntegral(bad)
+    make(xi=0.0)
+
+
+@case("parameters without their names", TypeError)
+def _(folder: Path) -> None:
+    make(named=small_model().parameters())
+
+
+@case("no parameters, or an iterator that was used up", ValueError)
+def _(folder: Path) -> None:
+    model = small_model()
+    named = model.named_parameters()
+    optimizer = torch.optim.SGD([p for _, p in named], lr=0.1)
+    make(model=model, named=named, optimizer=optimizer)
+
+
+@case("nothing left to protect", ValueError)
+def _(folder: Path) -> None:
+    model = small_model()
+    make(model=model, optimizer=torch.optim.SGD([{"params": list(model.parameters()), "c": None}], lr=0.1))
+
+
+@case("two parameters of one name", ValueError)
+def _(folder: Path) -> None:
+    p, q = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    make(named=[("w", p), ("w", q)], optimizer=torch.optim.SGD([p, q], lr=0.1))
+
+
+@case("complex or integer parameters", TypeError)
+def _(folder: Path) -> None:
+    p = nn.Parameter(torch.ones(1, dtype=torch.complex64))
+    make(named=[("w", p)], optimizer=torch.optim.SGD([p], lr=0.1))
+
+
+@case("parameters that are not initialised yet", TypeError)
+def _(folder: Path) -> None:
+    model = nn.LazyLinear(3)
+    make(named=model.named_parameters(), optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@case("the optimizer is none", TypeError)
+def _(folder: Path) -> None:
+    make(optimizer=object())
+
+
+@case("LBFGS", TypeError)
+def _(folder: Path) -> None:
+    model = small_model()
+    make(model=model, optimizer=torch.optim.LBFGS(model.parameters()))
+
+
+@case("a protected parameter that is not in the optimizer", ValueError)
+def _(folder: Path) -> None:
+    model = small_model()
+    make(model=model, optimizer=torch.optim.SGD(model[0].parameters(), lr=0.1))
+
+
+@case("a parameter that is twice in the optimizer", ValueError)
+def _(folder: Path) -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["params"].append(model[0].weight)
+    make(model=model, optimizer=optimizer)
+
+
+@case("two consolidators on one parameter", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    other = torch.optim.Adam(bench.model.parameters())
+    bench.fails(lambda: make(model=bench.model, optimizer=other))
+
+
+@case("float16 or bfloat16 parameters", si.SynapseWarning)
+def _(folder: Path) -> None:
+    synapses = make(model=small_model(torch.bfloat16))
+    assert {p.dtype for p in synapses.path.values()} == {torch.float32}
+
+
+# Steps.
+
+
+@case("a group with synapses gets `c=None`", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.optimizer.param_groups[0]["c"] = None
+    bench.fails(bench.optimizer.step)
+
+
+@case("a group gets a `c` that is no strength", ValueError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.optimizer.param_groups[0]["c"] = -2.0
+    bench.fails(bench.optimizer.step)
+
+
+@case("a sparse gradient", si.SynapseError)
+def _(folder: Path) -> None:
+    model = nn.Embedding(5, 3, sparse=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    synapses = make(model=model, optimizer=optimizer)
+    model(torch.tensor([1, 2])).sum().backward()
+    gradient = model.weight.grad
+    weight = model.weight.detach().clone()
+    try:
+        optimizer.step()
+    finally:
+        assert model.weight.grad is gradient
+        assert torch.equal(model.weight, weight)
+        assert float(synapses.path["weight"].abs().max()) == 0
+
+
+class Calls(torch.optim.SGD):
+    """Calls its closure any number of times."""
+
+    times = 1
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for _ in range(self.times):
+            with torch.enable_grad():
+                closure()
+
+
+def step_with_closure(times: int) -> None:
+    model = small_model()
+    optimizer = Calls(model.parameters(), lr=0.1)
+    make(model=model, optimizer=optimizer)
+    x, y = task_batches(0, 1)[0]
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    optimizer.times = times
+    optimizer.step(closure)
+
+
+@case("a closure that is called twice in one step", si.SynapseError)
+def _(folder: Path) -> None:
+    step_with_closure(2)
+
+
+@case("a closure that is not called", si.SynapseError)
+def _(folder: Path) -> None:
+    step_with_closure(0)
+
+
+@case("stepping a detached optimizer", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    old = bench.optimizer
+    bench.optimizer = torch.optim.Adam(bench.model.parameters())
+    bench.synapses.attach(bench.optimizer)
+    with pytest.raises(si.SynapseError, match="detached or moved"):
+        old.step()
+    bench.train(1)  # the new one goes
+    bench.synapses.detach()
+    with pytest.raises(si.SynapseError, match="detached or moved"):
+        bench.optimizer.step()
+    bench.synapses.attach(bench.optimizer)
+    bench.train(1)  # and back
+    bench.fails(old.step)
+
+
+@case("a new optimizer that holds other parameters", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    head, body = list(bench.model[3].parameters()), list(bench.model[:3].parameters())
+    other = torch.optim.SGD([{"params": body}, {"params": head, "c": None}], lr=0.1)
+    try:
+        bench.fails(lambda: bench.synapses.attach(other))
+    finally:
+        bench.train(1)  # still on the old optimizer
+
+
+@case("a parameter replaced by another shape", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    wide = nn.Parameter(torch.zeros(9, 6, dtype=torch.float64))
+    for place in ("optimizer", "data"):
+        bench = Bench()
+        if place == "optimizer":
+            bench.optimizer.param_groups[0]["params"][0] = wide
+        else:
+            bench.model[0].weight.data = wide.data
+            bench.model[0].weight.grad = None
+        with pytest.raises(si.SynapseError, match=r"\[8, 6\] and has \[9, 6\]"):
+            bench.optimizer.step()
+    bench.synapses.consolidate()
+
+
+@case("a known parameter in the place of another", si.SynapseError)
+def _(folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    make(model=model, optimizer=optimizer)
+    optimizer.param_groups[0]["params"].reverse()
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+
+
+@case("weights edited between steps", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = Bench()
+    path = {name: p.clone() for name, p in bench.synapses.path.items()}
+    with torch.no_grad():
+        bench.model[0].weight.add_(100.0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bench.train(1, steps=1)
+        with torch.no_grad():
+            bench.model[0].weight.sub_(100.0)
+        bench.train(1, steps=1)
+    assert [w.category for w in caught] == [si.SynapseWarning]  # said once
+    # A movement of 100 would have shown in the path: the gradients here are about 0.01 to 0.1.
+    moved = max(float((p - path[name]).abs().max()) for name, p in bench.synapses.path.items())
+    assert moved < 0.1
+    warnings.warn(caught[0].message, stacklevel=1)  # type: ignore[arg-type]
+
+
+@case("a gradient that is not finite", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = Bench()
+    for p in bench.model.parameters():
+        assert p.grad is not None
+        p.grad.zero_()
+    gradient = bench.model[0].weight.grad
+    assert isinstance(gradient, Tensor)
+    gradient[0, 0] = torch.inf
+    gradient[0, 1] = 1.0
+    before = bench.synapses.path["0.weight"].clone()
+    with torch.no_grad():  # a step that clips by value survives an infinite gradient
+        handle = bench.optimizer.register_step_pre_hook(
+            lambda o, *_: [p.grad.clamp_(-1, 1) for p in o.param_groups[0]["params"]] and None
+        )
+        bench.optimizer.step()
+        handle.remove()
+    added = bench.synapses.path["0.weight"] - before
+    assert float(added[0, 0]) == 0
+    assert float(added[0, 1]) != 0
+    bench.synapses.consolidate()
+
+
+# The end of a task.
+
+
+@case("`consolidate()` after zero steps", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.synapses.consolidate()
+    bench.fails(bench.synapses.consolidate)
+
+
+@case("`consolidate()` with a parameter that is not finite", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.model[3].bias.data[0] = torch.inf
+    with pytest.raises(si.SynapseError, match=re.escape("['3.bias'] is not finite")):
+        bench.synapses.consolidate()
+    bench.fails(bench.synapses.consolidate)
+
+
+@case("`consolidate()` without the data that the estimator needs", TypeError)
+def _(folder: Path) -> None:
+    bench = Bench(lambda model: si.Fisher(model, F.cross_entropy, kind="exact"))
+    bench.fails(bench.synapses.consolidate)
+
+
+@case("`consolidate(data)` where the estimator uses none", TypeError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(lambda: bench.synapses.consolidate(task_batches(1, 1)))
+
+
+@case("a penalty of exactly zero in the second task", si.SynapseWarning)
+def _(folder: Path) -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    synapses = make(model=model, optimizer=optimizer)
+    for task in range(2):
+        x, y = task_batches(task, 1)[0]
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        synapses.consolidate()
+
+
+# State.
+
+
+def load_changed(change: Callable[[dict[str, Any]], Any]) -> None:
+    bench = Bench()
+    state = copy.deepcopy(bench.synapses.state_dict())
+    change(state)
+    bench.fails(lambda: bench.synapses.load_state_dict(state))
+
+
+@case("state with other keys, or of another schema", si.SynapseError)
+def _(folder: Path) -> None:
+    with pytest.raises(si.SynapseError, match="no state of synapses"):
+        load_changed(lambda state: state.pop("omega"))
+    load_changed(lambda state: state.update(schema=99))
+
+
+@case("state of other names", si.SynapseError)
+def _(folder: Path) -> None:
+    load_changed(lambda state: state["omega"].update(other=state["omega"].pop("0.weight")))
+
+
+@case("state of other shapes", si.SynapseError)
+def _(folder: Path) -> None:
+    load_changed(lambda state: state["anchor"].update({"0.weight": torch.zeros(2, 2)}))
+
+
+@case("state of another estimator, or of other settings", si.SynapseError)
+def _(folder: Path) -> None:
+    with pytest.raises(si.SynapseError, match="fisher"):
+        load_changed(lambda state: state.update(estimator="fisher"))
+    load_changed(lambda state: state["settings"].update(xi=0.2))
+
+
+@case("state that is not finite", si.SynapseError)
+def _(folder: Path) -> None:
+    load_changed(lambda state: state["omega"]["0.weight"].fill_(torch.nan))
+
+
+@case("state with another `c`", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = Bench()
+    state = bench.synapses.state_dict()
+    bench.synapses.c = 7.0
+    with pytest.warns(si.SynapseWarning):
+        bench.synapses.load_state_dict(state)
+    assert bench.synapses.c == 0.5
+    bench.synapses.c = 7.0
+    bench.synapses.load_state_dict(state)
+
+
+@case("copying or pickling synapses", TypeError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    with pytest.raises(TypeError, match="state_dict"):
+        copy.deepcopy(bench.synapses)
+    pickle.dumps(bench.synapses)
+
+
+@case("no importance file", FileNotFoundError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(lambda: bench.synapses.load(folder / "none.safetensors"))
+
+
+@case("an importance file that is damaged or foreign", ValueError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    path = folder / "importance.safetensors"
+    bench.synapses.save(path)
+    path.write_bytes(path.read_bytes()[:-10])
+    bench.fails(lambda: bench.synapses.load(path))
+
+
+# Fisher.
+
+
+def fisher_bench(kind: Any = "exact") -> Bench:
+    return Bench(lambda model: si.Fisher(model, F.cross_entropy, kind=kind))
+
+
+@case("Fisher of an unknown kind", ValueError)
+def _(folder: Path) -> None:
+    fisher_bench("diagonal")
+
+
+@case("Fisher protects a parameter that is not in its model", si.SynapseError)
+def _(folder: Path) -> None:
+    Bench(lambda model: si.Fisher(small_model(), F.cross_entropy, kind="exact"))
+
+
+@case("Fisher gets data that is not batches", TypeError)
+def _(folder: Path) -> None:
+    bench = fisher_bench()
+    bench.fails(lambda: bench.synapses.consolidate(task_batches(1, 1)[0]))  # type: ignore[arg-type]
+
+
+@case("Fisher gets no samples", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = fisher_bench()
+    bench.fails(lambda: bench.synapses.consolidate([]))
+
+
+@case("exact Fisher of outputs that are no logits", ValueError)
+def _(folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 3), nn.Flatten(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fisher = si.Fisher(model, F.mse_loss, kind="exact")
+    synapses = si.Consolidator(model.named_parameters(), optimizer, fisher, c=1.0)
+    synapses.consolidate([(torch.zeros(2, 6), torch.zeros(2))])
+
+
+@case("a model that vmap cannot run", si.SynapseWarning)
+def _(folder: Path) -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 3, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) * (2.0 if float(x.detach().sum()) > 0 else 1.0)  # type: ignore[no-any-return]
+
+    model = Branches()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fisher = si.Fisher(model, F.cross_entropy, kind="empirical")
+    si.Consolidator(model.named_parameters(), optimizer, fisher, c=1.0).consolidate(task_batches(0, 1))
+
+
+@pytest.mark.parametrize("condition", list(CASES))
+def test_row(condition: str, tmp_path: Path) -> None:
+    expected, function = CASES[condition]
+    if issubclass(expected, Warning):
+        with pytest.warns(expected):
+            function(tmp_path)
+    else:
+        with pytest.raises(expected) as caught:
+            function(tmp_path)
+        assert caught.type is expected
+
+
+def test_the_table_lists_these_cases_and_no_others() -> None:
+    rows = re.findall(r"^\| (.+?) \| `(\w+)` \| .+ \|$", TABLE.read_text(), flags=re.MULTILINE)
+    assert rows == [(condition, expected.__name__) for condition, (expected, _) in CASES.items()]

@@ -1,0 +1,621 @@
+"""What real training does around a step: groups, frozen parts, clipping, scalers, closures, fresh optimizers."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import NaiveSynapses, assert_close, small_model, task_batches
+from torch import Tensor, nn
+
+import synaptic_intelligence as si
+
+C, XI = 0.5, 0.05
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, task: int, steps: int = 10) -> None:
+    dtype = next(model.parameters()).dtype
+    for x, y in task_batches(task, steps, dtype):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def train_naive(naive: NaiveSynapses, model: nn.Module, optimizer: torch.optim.Optimizer, task: int) -> None:
+    for x, y in task_batches(task, 10):
+        naive.step(optimizer, lambda x=x, y=y: F.cross_entropy(model(x), y))
+
+
+def both(make: Callable[[nn.Module], torch.optim.Optimizer], *, fresh: bool = False) -> None:
+    """Train three tasks with the oracle and with the library, and compare."""
+    twin, model = small_model(), small_model()
+    twin_optimizer, optimizer = make(twin), make(model)
+    naive = NaiveSynapses(twin, C, XI)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    for task in range(3):
+        if fresh and task:
+            twin_optimizer, optimizer = make(twin), make(model)
+            synapses.attach(optimizer)
+        train_naive(naive, twin, twin_optimizer, task)
+        train(model, optimizer, task)
+        naive.consolidate()
+        synapses.consolidate()
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.omega.items(), naive.omega, 1e-12)
+
+
+def test_several_parameter_groups() -> None:
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        weights = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim == 1]
+        return torch.optim.SGD([{"params": others, "lr": 0.02}, {"params": weights, "weight_decay": 0.1}], lr=0.05)
+
+    both(make)
+
+
+def test_a_fresh_optimizer_for_each_task() -> None:
+    both(lambda model: torch.optim.Adam(model.parameters(), lr=0.01), fresh=True)
+
+
+def test_groups_with_their_own_strength() -> None:
+    """A strength in the group counts, c=None allocates nothing and trains freely, c may change between tasks."""
+    model = small_model()
+    head = list(model[3].parameters())
+    body = [p for name, p in model.named_parameters() if not name.startswith("3.")]
+    optimizer = torch.optim.SGD([{"params": body, "c": 3.0}, {"params": head, "c": None}], lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.0, xi=XI)
+    assert all(not name.startswith("3.") for name in synapses.omega)
+    train(model, optimizer, 0)
+    synapses.consolidate()
+    train(model, optimizer, 1)
+    strong = float(synapses.penalty())
+    optimizer.param_groups[0]["c"] = 1.5
+    assert float(synapses.penalty()) == pytest.approx(strong / 2)
+    by_hand = sum(
+        float((1.5 * synapses.omega[name] * (p.detach() - synapses.anchor[name]).square()).sum())
+        for name, p in model.named_parameters()
+        if name in synapses.omega
+    )
+    assert float(synapses.penalty()) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_strength_zero_is_plain_training_bit_for_bit() -> None:
+    plain, model = small_model(torch.float32), small_model(torch.float32)
+    plain_optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.0, xi=XI)
+    for task in range(3):
+        train(plain, plain_optimizer, task)
+        train(model, optimizer, task)
+        synapses.consolidate()
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+
+
+def test_the_strength_may_change_between_tasks() -> None:
+    twin, model = small_model(), small_model()
+    twin_optimizer = torch.optim.SGD(twin.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    naive = NaiveSynapses(twin, C, XI)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    for task, c in enumerate((0.5, 2.0, 0.1)):
+        naive.c = synapses.c = c
+        train_naive(naive, twin, twin_optimizer, task)
+        train(model, optimizer, task)
+        naive.consolidate()
+        synapses.consolidate()
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+
+
+def test_frozen_parameters_do_not_move_and_cost_nothing() -> None:
+    model = small_model()
+    for p in model[0].parameters():
+        p.requires_grad_(False)
+    start = [p.clone() for p in model[0].parameters()]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    assert not [name for name in synapses.path if name.startswith("0.")]
+    for task in range(2):
+        train(model, optimizer, task)
+        synapses.consolidate()
+    assert all(torch.equal(a, b) for a, b in zip(model[0].parameters(), start, strict=True))
+
+
+def test_a_parameter_that_is_frozen_later_is_not_pulled() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=0.1)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(model, optimizer, 0)
+    synapses.consolidate()
+    train(model, optimizer, 1, steps=2)
+    model[0].weight.requires_grad_(False)
+    frozen = model[0].weight.clone()
+    assert bool((synapses.omega["0.weight"] > 0).any())
+    train(model, optimizer, 1)
+    assert torch.equal(model[0].weight, frozen)
+    assert model[0].weight.grad is None
+
+
+class TwoHeads(nn.Module):
+    """Only one head is used at a time, so the other gets no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(6, 8)
+        self.heads = nn.ModuleList(nn.Linear(8, 3) for _ in range(2))
+        self.active = 0
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.heads[self.active](torch.tanh(self.body(x)))  # type: ignore[no-any-return]
+
+
+def two_heads() -> TwoHeads:
+    model = TwoHeads()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.4)
+    return model
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_parameters_without_a_gradient(momentum: float) -> None:
+    """What has importance is pulled as with the penalty in the loss; what has none stays without a gradient."""
+    twin, model = two_heads(), two_heads()
+    untouched = model.heads[1].weight.detach().clone()  # type: ignore[union-attr, operator]
+    twin_optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=momentum)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=momentum)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(model, optimizer, 0)
+    assert torch.equal(model.heads[1].weight, untouched)  # type: ignore[arg-type, union-attr]
+    synapses.consolidate()
+    twin.load_state_dict(model.state_dict())
+    twin_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    omega, anchor = dict(synapses.omega), {name: a.clone() for name, a in synapses.anchor.items()}
+    with torch.no_grad():  # move the head that is not used, so that there is something to pull back
+        for head in (twin.heads[0], model.heads[0]):
+            head.weight.add_(0.1)  # type: ignore[operator, union-attr]
+    twin.active = model.active = 1
+    for x, y in task_batches(1, 10):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", si.SynapseWarning)  # of the edit above
+            optimizer.step()
+        assert model.heads[0].weight.grad is None  # type: ignore[union-attr]
+        twin_optimizer.zero_grad()
+        loss = F.cross_entropy(twin(x), y)
+        for name, p in twin.named_parameters():
+            if bool((omega[name] > 0).any()):
+                loss = loss + C * (omega[name] * (p - anchor[name]) ** 2).sum()
+        loss.backward()
+        twin_optimizer.step()
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert float(synapses.path["heads.0.weight"].abs().max()) == 0
+
+
+def test_tied_weights_count_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(6, 6, bias=False, dtype=torch.float64)
+            self.b = nn.Linear(6, 6, bias=False, dtype=torch.float64)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.tanh(self.a(x)))[:, :3]  # type: ignore[no-any-return]
+
+    def make() -> Tied:
+        model = Tied()
+        with torch.no_grad():
+            model.a.weight.copy_(torch.linspace(-1, 1, 36, dtype=torch.float64).reshape(6, 6))
+        return model
+
+    twin, model = make(), make()
+    twin_optimizer = torch.optim.SGD(twin.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    naive = NaiveSynapses(twin, C, XI)
+    synapses = si.SynapticIntelligence(model.named_parameters(remove_duplicate=False), optimizer, c=C, xi=XI)
+    assert list(synapses.path) == ["a.weight"]
+    for task in range(2):
+        train_naive(naive, twin, twin_optimizer, task)
+        train(model, optimizer, task)
+        naive.consolidate()
+        synapses.consolidate()
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.omega.items(), naive.omega, 1e-12)
+
+
+def test_gradient_accumulation() -> None:
+    """Four small batches that are accumulated are one step of their mean."""
+    twin, model = small_model(), small_model()
+    twin_optimizer, optimizer = (torch.optim.Adam(m.parameters(), lr=0.01) for m in (twin, model))
+    naive = NaiveSynapses(twin, C, XI)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    for task in range(2):
+        for x, y in task_batches(task, 10):
+            naive.step(twin_optimizer, lambda x=x, y=y: F.cross_entropy(twin(x), y))
+            optimizer.zero_grad()
+            for part_x, part_y in zip(x.split(4), y.split(4), strict=True):
+                (F.cross_entropy(model(part_x), part_y) / 4).backward()
+            optimizer.step()
+        naive.consolidate()
+        synapses.consolidate()
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.omega.items(), naive.omega, 1e-11)
+
+
+def test_the_path_uses_the_clipped_gradient() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for x, y in task_batches(0, 10):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        assert float(norm) > 0.1  # else this test would show nothing
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        optimizer.step()
+        for name, p in model.named_parameters():
+            assert p.grad is not None
+            expected[name] -= p.grad * (p.detach() - before[name])
+    assert_close(synapses.path.items(), expected, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_maximize_is_the_mirror_image(name: str) -> None:
+    """Maximising minus the loss gives the same weights, path and omega as minimising the loss."""
+    down, up = small_model(), small_model()
+    down_optimizer = getattr(torch.optim, name)(down.parameters(), lr=0.01)
+    up_optimizer = getattr(torch.optim, name)(up.parameters(), lr=0.01, maximize=True)
+    down_synapses = si.SynapticIntelligence(down.named_parameters(), down_optimizer, c=C, xi=XI)
+    up_synapses = si.SynapticIntelligence(up.named_parameters(), up_optimizer, c=C, xi=XI)
+    for task in range(3):
+        train(down, down_optimizer, task)
+        for x, y in task_batches(task, 10):
+            up_optimizer.zero_grad()
+            (-F.cross_entropy(up(x), y)).backward()
+            up_optimizer.step()
+        down_synapses.consolidate()
+        up_synapses.consolidate()
+    assert_close(up.named_parameters(), dict(down.named_parameters()), 1e-12)
+    assert_close(up_synapses.omega.items(), dict(down_synapses.omega), 1e-12)
+    assert any(bool((omega > 0).any()) for omega in up_synapses.omega.values())
+
+
+def test_learning_rate_schedulers() -> None:
+    twin, model = small_model(), small_model()
+    pairs = []
+    for m in (twin, model):
+        optimizer = torch.optim.SGD(m.parameters(), lr=0.1)
+        pairs.append((optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=30)))
+    naive = NaiveSynapses(twin, C, XI)
+    synapses = si.SynapticIntelligence(model.named_parameters(), pairs[1][0], c=C, xi=XI)
+    for task in range(2):
+        for x, y in task_batches(task, 10):
+            naive.step(pairs[0][0], lambda x=x, y=y: F.cross_entropy(twin(x), y))
+            pairs[0][1].step()
+            pairs[1][0].zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            pairs[1][0].step()
+            pairs[1][1].step()
+        naive.consolidate()
+        synapses.consolidate()
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.omega.items(), naive.omega, 1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("unscale_first", [True, False])
+def test_grad_scaler_with_overflow_steps(fused: bool, unscale_first: bool) -> None:
+    """Scaling by powers of two and steps that overflow leave the numbers of training without a scaler."""
+    plain, model = small_model(torch.float32), small_model(torch.float32)
+    plain_optimizer = torch.optim.Adam(plain.parameters(), lr=0.01, fused=fused)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=fused)
+    plain_synapses = si.SynapticIntelligence(plain.named_parameters(), plain_optimizer, c=C, xi=XI)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=5)  # type: ignore[attr-defined]
+    for task in range(3):
+        train(plain, plain_optimizer, task)
+        for number, (x, y) in enumerate(task_batches(task, 10, torch.float32)):
+            for overflows in [True, False] if number in (0, 4) else [False]:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y) * (torch.inf if overflows else 1.0)
+                scaler.scale(loss).backward()
+                if unscale_first:
+                    scaler.unscale_(optimizer)
+                weights = [p.detach().clone() for p in model.parameters()]
+                scaler.step(optimizer)
+                scaler.update()
+                moved = any(not torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+                assert moved is not overflows
+        plain_synapses.consolidate()
+        synapses.consolidate()  # would warn if the overflow steps had been counted as not finite
+    assert_close(model.named_parameters(), dict(plain.named_parameters()), 1e-6)
+    assert_close(synapses.omega.items(), dict(plain_synapses.omega), 1e-6)
+
+
+def test_a_task_of_overflow_steps_alone_has_no_path() -> None:
+    model = small_model(torch.float32)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    scaler = torch.amp.GradScaler("cpu")  # type: ignore[attr-defined]
+    x, y = task_batches(0, 1, torch.float32)[0]
+    scaler.scale(F.cross_entropy(model(x), y) * torch.inf).backward()
+    scaler.step(optimizer)
+    with pytest.raises(si.SynapseError, match="no optimizer step"):
+        synapses.consolidate()
+
+
+@pytest.mark.parametrize("as_keyword", [True, False])
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_closures(name: str, as_keyword: bool) -> None:
+    """The gradient that counts is the one that the closure has just computed, not what was there before."""
+    twin, model = small_model(), small_model()
+    twin_optimizer, optimizer = (getattr(torch.optim, name)(m.parameters(), lr=0.02) for m in (twin, model))
+    naive = NaiveSynapses(twin, C, XI)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    for task in range(3):
+        train_naive(naive, twin, twin_optimizer, task)
+        for x, y in task_batches(task, 10):
+
+            def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                return loss
+
+            loss = optimizer.step(closure=closure) if as_keyword else optimizer.step(closure)
+            assert isinstance(loss, Tensor)
+        naive.consolidate()
+        synapses.consolidate()
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.omega.items(), naive.omega, 1e-12)
+
+
+def test_two_optimizers_over_two_halves() -> None:
+    """One object each; together they are one object over the whole."""
+    whole, halves = small_model(), small_model()
+    whole_optimizer = torch.optim.SGD(whole.parameters(), lr=0.05, momentum=0.9)
+    whole_synapses = si.SynapticIntelligence(whole.named_parameters(), whole_optimizer, c=C, xi=XI)
+    named = list(halves.named_parameters())
+    parts = []
+    for part in (named[:3], named[3:]):
+        optimizer = torch.optim.SGD([p for _, p in part], lr=0.05, momentum=0.9)
+        parts.append((optimizer, si.SynapticIntelligence(part, optimizer, c=C, xi=XI)))
+    for task in range(3):
+        train(whole, whole_optimizer, task)
+        whole_synapses.consolidate()
+        for x, y in task_batches(task, 10):
+            halves.zero_grad()
+            F.cross_entropy(halves(x), y).backward()
+            for optimizer, _ in parts:
+                optimizer.step()
+        for _, synapses in parts:
+            synapses.consolidate()
+    assert_close(halves.named_parameters(), dict(whole.named_parameters()), 1e-12)
+    assert_close([item for _, s in parts for item in s.omega.items()], dict(whole_synapses.omega), 1e-12)
+
+
+def test_the_task_gradient_is_back_after_the_step() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(model, optimizer, 0)
+    synapses.consolidate()
+    train(model, optimizer, 1, steps=3)
+    x, y = task_batches(1, 1)[0]
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    gradients = {name: (p.grad, p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None}
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert p.grad is gradients[name][0]
+        assert torch.equal(gradients[name][1], p.grad)
+
+
+def test_an_optimizer_that_edits_gradients_does_not_spoil_the_path() -> None:
+    class Editing(torch.optim.Optimizer):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, {})
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            for p in self.param_groups[0]["params"]:
+                p.grad.mul_(-1)
+                p.add_(p.grad, alpha=0.1)
+                p.grad.zero_()
+
+    plain, edited = small_model(), small_model()
+    plain_optimizer, optimizer = torch.optim.SGD(plain.parameters(), lr=0.1), Editing(edited.parameters())
+    a = si.SynapticIntelligence(plain.named_parameters(), plain_optimizer, c=C, xi=XI)
+    b = si.SynapticIntelligence(edited.named_parameters(), optimizer, c=C, xi=XI)
+    for task in range(2):
+        train(plain, plain_optimizer, task)
+        train(edited, optimizer, task)
+        a.consolidate()
+        b.consolidate()
+    assert_close(b.omega.items(), dict(a.omega), 1e-12)
+
+
+def test_a_step_that_raises_half_way_leaves_no_trace() -> None:
+    class Failing(torch.optim.SGD):
+        fail = False
+
+        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+            if self.fail:
+                raise OSError("no luck")
+            return super().step(closure)
+
+    model, twin = small_model(), small_model()
+    optimizer, twin_optimizer = (Failing(m.parameters(), lr=0.05) for m in (model, twin))
+    synapses, twin_synapses = (
+        si.SynapticIntelligence(m.named_parameters(), o, c=C, xi=XI)
+        for m, o in ((model, optimizer), (twin, twin_optimizer))
+    )
+    for m, o, s in ((model, optimizer, synapses), (twin, twin_optimizer, twin_synapses)):
+        train(m, o, 0)
+        s.consolidate()
+        train(m, o, 1, steps=2)
+    x, y = task_batches(1, 3)[2]
+    for m, o in ((model, optimizer), (twin, twin_optimizer)):
+        o.zero_grad()
+        F.cross_entropy(m(x), y).backward()
+    optimizer.fail = True
+    with pytest.raises(OSError, match="no luck"):
+        optimizer.step()
+    optimizer.fail = False
+    optimizer.step()
+    twin_optimizer.step()
+    assert_close(synapses.path.items(), dict(twin_synapses.path), 0)
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 0)
+
+
+def test_paused_steps_neither_pull_nor_integrate() -> None:
+    model, plain = small_model(), small_model()
+    optimizer, plain_optimizer = (torch.optim.SGD(m.parameters(), lr=0.05) for m in (model, plain))
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(model, optimizer, 0)
+    synapses.consolidate()
+    train(model, optimizer, 1)
+    plain.load_state_dict(model.state_dict())
+    path = {name: p.clone() for name, p in synapses.path.items()}
+    with synapses.paused():
+        train(model, optimizer, 2)
+    train(plain, plain_optimizer, 2)
+    assert_close(model.named_parameters(), dict(plain.named_parameters()), 0)
+    assert_close(synapses.path.items(), path, 0)
+    train(model, optimizer, 1)  # goes on without a warning of edited weights
+    assert any(not torch.equal(path[name], p) for name, p in synapses.path.items())
+
+
+def test_weights_loaded_before_the_first_step_move_the_anchor() -> None:
+    model, other = small_model(), small_model(seed=9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    model.load_state_dict(other.state_dict())
+    assert_close(synapses.anchor.items(), dict(other.named_parameters()), 0)
+    train(model, optimizer, 0)
+    assert_close(synapses.anchor.items(), dict(other.named_parameters()), 0)
+
+
+def test_a_model_that_changes_dtype_or_parameters_is_followed() -> None:
+    """`model.double()` swaps the data; a wrapper may put new parameters of the same shape into the optimizer."""
+    model = small_model(torch.float32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    model.double()
+    train(model, optimizer, 0)
+    assert {p.dtype for p in synapses.path.values()} == {torch.float64}
+    synapses.consolidate()
+    for module in model:
+        for name, p in list(module.named_parameters()):
+            setattr(module, name, nn.Parameter(p.detach().clone()))
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    twin = small_model()
+    twin.load_state_dict(model.state_dict())
+    twin_optimizer = torch.optim.SGD(twin.parameters(), lr=0.05)
+    naive = NaiveSynapses(twin, C, XI)
+    naive.omega, naive.anchor = dict(synapses.omega), {name: a.clone() for name, a in synapses.anchor.items()}
+    train_naive(naive, twin, twin_optimizer, 1)
+    train(model, optimizer, 1)
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.path.items(), naive.path, 1e-12)
+
+
+def test_consolidate_returns_the_path_of_the_task() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(model, optimizer, 0)
+    before = {name: p.clone() for name, p in synapses.path.items()}
+    ended = synapses.consolidate()
+    assert_close(ended.items(), before, 0)
+    assert all(float(p.abs().max()) == 0 for p in synapses.path.values())
+    train(model, optimizer, 1)
+    assert_close(ended.items(), before, 0)  # the next task writes elsewhere
+
+
+def test_the_optimizer_may_be_dropped_before_the_task_is_consolidated() -> None:
+    model = small_model()
+
+    def one_task(synapses: si.Consolidator | None) -> si.Consolidator:
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        if synapses is None:
+            synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+        else:
+            synapses.attach(optimizer)
+        train(model, optimizer, 0)
+        return synapses
+
+    synapses = one_task(None)
+    synapses.consolidate()
+    one_task(synapses).consolidate()
+    assert synapses.tasks == 2
+
+
+def test_dropped_synapses_make_room_for_new_ones() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    del synapses, optimizer
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(model, optimizer, 0)
+
+
+def test_names_do_not_depend_on_wrappers() -> None:
+    model = small_model()
+    compiled, wrapped = nn.Module(), nn.Module()
+    compiled._orig_mod = model  # as torch.compile names it
+    wrapped.module = compiled  # as DDP does
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    synapses = si.SynapticIntelligence(wrapped.named_parameters(), optimizer, c=C, xi=XI)
+    assert next(iter(dict(wrapped.named_parameters()))) == "module._orig_mod.0.weight"
+    assert list(synapses.path) == [name for name, _ in model.named_parameters()]
+
+
+@pytest.mark.parametrize("with_closure", [True, False])
+def test_an_optimizer_whose_step_calls_its_parents(with_closure: bool) -> None:
+    """Both steps fire the hooks; what the outer one does to the gradient is part of the optimizer."""
+
+    class Halving(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+            loss = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            for p in self.param_groups[0]["params"]:
+                p.grad.mul_(0.5)
+            super().step()
+            return loss
+
+    plain, model = small_model(), small_model()
+    plain_optimizer, optimizer = torch.optim.SGD(plain.parameters(), lr=0.05), Halving(model.parameters(), lr=0.1)
+    a = si.SynapticIntelligence(plain.named_parameters(), plain_optimizer, c=C, xi=XI)
+    b = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    for task in range(3):
+        train(plain, plain_optimizer, task)
+        for x, y in task_batches(task, 10):
+
+            def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                return loss
+
+            if with_closure:
+                optimizer.step(closure)
+            else:
+                closure()
+                optimizer.step()
+        a.consolidate()
+        b.consolidate()
+    assert_close(model.named_parameters(), dict(plain.named_parameters()), 1e-12)
+    assert_close(b.omega.items(), dict(a.omega), 1e-12)
