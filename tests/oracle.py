@@ -75,6 +75,11 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> Loss:
+    """Return the task loss of one batch as a function, so that it can be asked for twice."""
+    return lambda: nn.functional.cross_entropy(model(x), y)
+
+
 def relative_difference(a: Tensor, b: Tensor) -> float:
     """The largest absolute difference over the largest absolute value."""
     scale = float(b.double().abs().max())
@@ -84,7 +89,7 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 
 def assert_close(found: Iterable[tuple[str, Tensor]], expected: dict[str, Tensor], tolerance: float) -> None:
     """Fail unless every tensor agrees by :func:`relative_difference`."""
-    found = dict(found)
-    assert list(found) == list(expected)
-    worst = {name: relative_difference(found[name].detach(), expected[name].detach()) for name in found}
+    values = dict(found)
+    assert list(values) == list(expected)
+    worst = {name: relative_difference(values[name].detach(), expected[name].detach()) for name in values}
     assert max(worst.values()) <= tolerance, worst

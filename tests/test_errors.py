@@ -153,7 +153,7 @@ def _(folder: Path) -> None:
 def _(folder: Path) -> None:
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    optimizer.param_groups[0]["params"].append(model[0].weight)
+    optimizer.param_groups[0]["params"].append(model.get_parameter("0.weight"))
     make(model=model, optimizer=optimizer)
 
 
@@ -209,7 +209,7 @@ class Calls(torch.optim.SGD):
     times = 1
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         for _ in range(self.times):
             with torch.enable_grad():
                 closure()
@@ -262,8 +262,9 @@ def _(folder: Path) -> None:
 @case("a new optimizer that holds other parameters", si.SynapseError)
 def _(folder: Path) -> None:
     bench = Bench()
-    head, body = list(bench.model[3].parameters()), list(bench.model[:3].parameters())
-    other = torch.optim.SGD([{"params": body}, {"params": head, "c": None}], lr=0.1)
+    head, body = [*bench.model[3].parameters()], [*bench.model[:3].parameters()]
+    groups: list[dict[str, Any]] = [{"params": body}, {"params": head, "c": None}]
+    other = torch.optim.SGD(groups, lr=0.1)
     try:
         bench.fails(lambda: bench.synapses.attach(other))
     finally:
@@ -279,8 +280,8 @@ def _(folder: Path) -> None:
         if place == "optimizer":
             bench.optimizer.param_groups[0]["params"][0] = wide
         else:
-            bench.model[0].weight.data = wide.data
-            bench.model[0].weight.grad = None
+            bench.model.get_parameter("0.weight").data = wide.data
+            bench.model.get_parameter("0.weight").grad = None
         with pytest.raises(si.SynapseError, match=r"\[8, 6\] and has \[9, 6\]"):
             bench.optimizer.step()
     bench.synapses.consolidate()
@@ -301,18 +302,18 @@ def _(folder: Path) -> None:
     bench = Bench()
     path = {name: p.clone() for name, p in bench.synapses.path.items()}
     with torch.no_grad():
-        bench.model[0].weight.add_(100.0)
+        bench.model.get_parameter("0.weight").add_(100.0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         bench.train(1, steps=1)
         with torch.no_grad():
-            bench.model[0].weight.sub_(100.0)
+            bench.model.get_parameter("0.weight").sub_(100.0)
         bench.train(1, steps=1)
     assert [w.category for w in caught] == [si.SynapseWarning]  # said once
     # A movement of 100 would have shown in the path: the gradients here are about 0.01 to 0.1.
     moved = max(float((p - path[name]).abs().max()) for name, p in bench.synapses.path.items())
     assert moved < 0.1
-    warnings.warn(caught[0].message, stacklevel=1)  # type: ignore[arg-type]
+    warnings.warn(str(caught[0].message), si.SynapseWarning, stacklevel=1)
 
 
 @case("a gradient that is not finite", si.SynapseWarning)
@@ -321,15 +322,18 @@ def _(folder: Path) -> None:
     for p in bench.model.parameters():
         assert p.grad is not None
         p.grad.zero_()
-    gradient = bench.model[0].weight.grad
+    gradient = bench.model.get_parameter("0.weight").grad
     assert isinstance(gradient, Tensor)
     gradient[0, 0] = torch.inf
     gradient[0, 1] = 1.0
     before = bench.synapses.path["0.weight"].clone()
     with torch.no_grad():  # a step that clips by value survives an infinite gradient
-        handle = bench.optimizer.register_step_pre_hook(
-            lambda o, *_: [p.grad.clamp_(-1, 1) for p in o.param_groups[0]["params"]] and None
-        )
+
+        def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            for p in optimizer.param_groups[0]["params"]:
+                p.grad.clamp_(-1, 1)
+
+        handle = bench.optimizer.register_step_pre_hook(clip)
         bench.optimizer.step()
         handle.remove()
     added = bench.synapses.path["0.weight"] - before
@@ -351,7 +355,7 @@ def _(folder: Path) -> None:
 @case("`consolidate()` with a parameter that is not finite", si.SynapseError)
 def _(folder: Path) -> None:
     bench = Bench()
-    bench.model[3].bias.data[0] = torch.inf
+    bench.model.get_parameter("3.bias").data[0] = torch.inf
     with pytest.raises(si.SynapseError, match=re.escape("['3.bias'] is not finite")):
         bench.synapses.consolidate()
     bench.fails(bench.synapses.consolidate)
@@ -395,6 +399,10 @@ def load_changed(change: Callable[[dict[str, Any]], Any]) -> None:
 def _(folder: Path) -> None:
     with pytest.raises(si.SynapseError, match="no state of synapses"):
         load_changed(lambda state: state.pop("omega"))
+    with pytest.raises(si.SynapseError, match="no count"):
+        load_changed(lambda state: state.update(steps="many"))
+    with pytest.raises(si.SynapseError, match="no tensors"):
+        load_changed(lambda state: state.update(omega=[1.0]))
     load_changed(lambda state: state.update(schema=99))
 
 
@@ -475,7 +483,8 @@ def _(folder: Path) -> None:
 @case("Fisher gets data that is not batches", TypeError)
 def _(folder: Path) -> None:
     bench = fisher_bench()
-    bench.fails(lambda: bench.synapses.consolidate(task_batches(1, 1)[0]))  # type: ignore[arg-type]
+    no_batches: Any = task_batches(1, 1)[0]
+    bench.fails(lambda: bench.synapses.consolidate(no_batches))
 
 
 @case("Fisher gets no samples", si.SynapseError)
@@ -501,7 +510,8 @@ def _(folder: Path) -> None:
             self.linear = nn.Linear(6, 3, dtype=torch.float64)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.linear(x) * (2.0 if float(x.detach().sum()) > 0 else 1.0)  # type: ignore[no-any-return]
+            y: Tensor = self.linear(x)
+            return y * (2.0 if float(x.detach().sum()) > 0 else 1.0)
 
     model = Branches()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

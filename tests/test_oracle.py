@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import NaiveSynapses, assert_close, small_model, task_batches
+from oracle import NaiveSynapses, assert_close, loss_of, small_model, task_batches
 
 import synaptic_intelligence as si
 
@@ -54,7 +54,7 @@ def run_naive(name: str, options: dict[str, Any], dtype: torch.dtype) -> tuple[t
     naive = NaiveSynapses(model, C, XI)
     for task in range(TASKS):
         for x, y in task_batches(task, STEPS, dtype):
-            naive.step(optimizer, lambda x=x, y=y: F.cross_entropy(model(x), y))
+            naive.step(optimizer, loss_of(model, x, y))
         naive.consolidate()
     return model, naive
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import NaiveSynapses, assert_close, small_model, task_batches
+from oracle import NaiveSynapses, assert_close, loss_of, small_model, task_batches
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
@@ -28,7 +28,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, task: int, steps: 
 
 def train_naive(naive: NaiveSynapses, model: nn.Module, optimizer: torch.optim.Optimizer, task: int) -> None:
     for x, y in task_batches(task, 10):
-        naive.step(optimizer, lambda x=x, y=y: F.cross_entropy(model(x), y))
+        naive.step(optimizer, loss_of(model, x, y))
 
 
 def both(make: Callable[[nn.Module], torch.optim.Optimizer], *, fresh: bool = False) -> None:
@@ -65,9 +65,10 @@ def test_a_fresh_optimizer_for_each_task() -> None:
 def test_groups_with_their_own_strength() -> None:
     """A strength in the group counts, c=None allocates nothing and trains freely, c may change between tasks."""
     model = small_model()
-    head = list(model[3].parameters())
+    head = [p for name, p in model.named_parameters() if name.startswith("3.")]
     body = [p for name, p in model.named_parameters() if not name.startswith("3.")]
-    optimizer = torch.optim.SGD([{"params": body, "c": 3.0}, {"params": head, "c": None}], lr=0.05)
+    groups: list[dict[str, Any]] = [{"params": body, "c": 3.0}, {"params": head, "c": None}]
+    optimizer = torch.optim.SGD(groups, lr=0.05)
     synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.0, xi=XI)
     assert all(not name.startswith("3.") for name in synapses.omega)
     train(model, optimizer, 0)
@@ -132,12 +133,12 @@ def test_a_parameter_that_is_frozen_later_is_not_pulled() -> None:
     train(model, optimizer, 0)
     synapses.consolidate()
     train(model, optimizer, 1, steps=2)
-    model[0].weight.requires_grad_(False)
-    frozen = model[0].weight.clone()
+    model.get_parameter("0.weight").requires_grad_(False)
+    frozen = model.get_parameter("0.weight").clone()
     assert bool((synapses.omega["0.weight"] > 0).any())
     train(model, optimizer, 1)
-    assert torch.equal(model[0].weight, frozen)
-    assert model[0].weight.grad is None
+    assert torch.equal(model.get_parameter("0.weight"), frozen)
+    assert model.get_parameter("0.weight").grad is None
 
 
 class TwoHeads(nn.Module):
@@ -150,8 +151,12 @@ class TwoHeads(nn.Module):
         self.active = 0
         self.double()
 
+    def weight(self, head: int) -> nn.Parameter:
+        return self.get_parameter(f"heads.{head}.weight")
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.heads[self.active](torch.tanh(self.body(x)))  # type: ignore[no-any-return]
+        y: Tensor = self.heads[self.active](torch.tanh(self.body(x)))
+        return y
 
 
 def two_heads() -> TwoHeads:
@@ -167,19 +172,19 @@ def two_heads() -> TwoHeads:
 def test_parameters_without_a_gradient(momentum: float) -> None:
     """What has importance is pulled as with the penalty in the loss; what has none stays without a gradient."""
     twin, model = two_heads(), two_heads()
-    untouched = model.heads[1].weight.detach().clone()  # type: ignore[union-attr, operator]
+    untouched = model.weight(1).detach().clone()
     twin_optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=momentum)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=momentum)
     synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
     train(model, optimizer, 0)
-    assert torch.equal(model.heads[1].weight, untouched)  # type: ignore[arg-type, union-attr]
+    assert torch.equal(model.weight(1), untouched)
     synapses.consolidate()
     twin.load_state_dict(model.state_dict())
     twin_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     omega, anchor = dict(synapses.omega), {name: a.clone() for name, a in synapses.anchor.items()}
     with torch.no_grad():  # move the head that is not used, so that there is something to pull back
-        for head in (twin.heads[0], model.heads[0]):
-            head.weight.add_(0.1)  # type: ignore[operator, union-attr]
+        for m in (twin, model):
+            m.weight(0).add_(0.1)
     twin.active = model.active = 1
     for x, y in task_batches(1, 10):
         optimizer.zero_grad()
@@ -187,7 +192,7 @@ def test_parameters_without_a_gradient(momentum: float) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", si.SynapseWarning)  # of the edit above
             optimizer.step()
-        assert model.heads[0].weight.grad is None  # type: ignore[union-attr]
+        assert model.weight(0).grad is None
         twin_optimizer.zero_grad()
         loss = F.cross_entropy(twin(x), y)
         for name, p in twin.named_parameters():
@@ -208,7 +213,8 @@ def test_tied_weights_count_once() -> None:
             self.b.weight = self.a.weight
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.b(torch.tanh(self.a(x)))[:, :3]  # type: ignore[no-any-return]
+            y: Tensor = self.b(torch.tanh(self.a(x)))
+            return y[:, :3]
 
     def make() -> Tied:
         model = Tied()
@@ -239,7 +245,7 @@ def test_gradient_accumulation() -> None:
     synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
     for task in range(2):
         for x, y in task_batches(task, 10):
-            naive.step(twin_optimizer, lambda x=x, y=y: F.cross_entropy(twin(x), y))
+            naive.step(twin_optimizer, loss_of(twin, x, y))
             optimizer.zero_grad()
             for part_x, part_y in zip(x.split(4), y.split(4), strict=True):
                 (F.cross_entropy(model(part_x), part_y) / 4).backward()
@@ -299,7 +305,7 @@ def test_learning_rate_schedulers() -> None:
     synapses = si.SynapticIntelligence(model.named_parameters(), pairs[1][0], c=C, xi=XI)
     for task in range(2):
         for x, y in task_batches(task, 10):
-            naive.step(pairs[0][0], lambda x=x, y=y: F.cross_entropy(twin(x), y))
+            naive.step(pairs[0][0], loss_of(twin, x, y))
             pairs[0][1].step()
             pairs[1][0].zero_grad()
             F.cross_entropy(model(x), y).backward()
@@ -320,7 +326,7 @@ def test_grad_scaler_with_overflow_steps(fused: bool, unscale_first: bool) -> No
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=fused)
     plain_synapses = si.SynapticIntelligence(plain.named_parameters(), plain_optimizer, c=C, xi=XI)
     synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=5)  # type: ignore[attr-defined]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=5)
     for task in range(3):
         train(plain, plain_optimizer, task)
         for number, (x, y) in enumerate(task_batches(task, 10, torch.float32)):
@@ -345,7 +351,7 @@ def test_a_task_of_overflow_steps_alone_has_no_path() -> None:
     model = small_model(torch.float32)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
     synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
-    scaler = torch.amp.GradScaler("cpu")  # type: ignore[attr-defined]
+    scaler = torch.amp.GradScaler("cpu")
     x, y = task_batches(0, 1, torch.float32)[0]
     scaler.scale(F.cross_entropy(model(x), y) * torch.inf).backward()
     scaler.step(optimizer)
@@ -426,7 +432,7 @@ def test_an_optimizer_that_edits_gradients_does_not_spoil_the_path() -> None:
             super().__init__(params, {})
 
         @torch.no_grad()
-        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        def step(self, closure: Any = None) -> Any:
             for p in self.param_groups[0]["params"]:
                 p.grad.mul_(-1)
                 p.add_(p.grad, alpha=0.1)
@@ -448,7 +454,7 @@ def test_a_step_that_raises_half_way_leaves_no_trace() -> None:
     class Failing(torch.optim.SGD):
         fail = False
 
-        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        def step(self, closure: Any = None) -> Any:
             if self.fail:
                 raise OSError("no luck")
             return super().step(closure)
@@ -493,6 +499,19 @@ def test_paused_steps_neither_pull_nor_integrate() -> None:
     assert_close(synapses.path.items(), path, 0)
     train(model, optimizer, 1)  # goes on without a warning of edited weights
     assert any(not torch.equal(path[name], p) for name, p in synapses.path.items())
+
+
+def test_synapses_that_move_while_paused_stay_paused() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    with synapses.paused():
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        synapses.attach(optimizer)
+        train(model, optimizer, 0)
+    assert all(float(path.abs().max()) == 0 for path in synapses.path.values())
+    train(model, optimizer, 0)
+    assert any(float(path.abs().max()) > 0 for path in synapses.path.values())
 
 
 def test_weights_loaded_before_the_first_step_move_the_anchor() -> None:
@@ -586,7 +605,7 @@ def test_an_optimizer_whose_step_calls_its_parents(with_closure: bool) -> None:
     """Both steps fire the hooks; what the outer one does to the gradient is part of the optimizer."""
 
     class Halving(torch.optim.SGD):
-        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        def step(self, closure: Any = None) -> Any:
             loss = None
             if closure is not None:
                 with torch.enable_grad():

@@ -1,9 +1,9 @@
 """Continual learning through synaptic intelligence, for PyTorch."""
 
-from .consolidator import Consolidator, SynapticIntelligence
-from .errors import SynapseError, SynapseWarning
-from .importance import Fisher, Importance, PathIntegral, TaskEnd
-from .version import __version__
+from synaptic_intelligence.consolidator import Consolidator, SynapticIntelligence
+from synaptic_intelligence.errors import SynapseError, SynapseWarning
+from synaptic_intelligence.importance import Fisher, Importance, PathIntegral, TaskEnd
+from synaptic_intelligence.version import __version__
 
 __all__ = [
     "Consolidator",

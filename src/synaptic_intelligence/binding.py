@@ -14,7 +14,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .errors import SynapseError
+from synaptic_intelligence.errors import SynapseError
 
 # Which optimizer's synapses hold which parameter, so that a second consolidator can be refused. Weak on both sides:
 # it keeps neither alive, and forgets them when they go.
@@ -132,7 +132,7 @@ class Binding:
             if id(parameter) not in places:
                 if parameter.requires_grad:
                     raise ValueError(
-                        f"parameter {name!r} is not in the optimizer: add it there, or leave it out of named_parameters()"
+                        f"parameter {name!r} is not in the optimizer: add it there, or leave it out of the named ones"
                     )
                 continue
             group = optimizer.param_groups[places[id(parameter)][0]]

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .atomic import replacing
-from .version import __version__
+from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.version import __version__
 
 SCHEMA = 1
 _KEY = "synaptic_intelligence"

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .binding import Binding, canonical_parameters, checked_strength
-from .checkpoint import SCHEMA, ImportanceFile, read_importance, write_importance
-from .errors import SynapseError, SynapseWarning
-from .functional import surrogate_loss
-from .importance import Importance, PathIntegral, TaskEnd
-from .state import State, refuse_nonfinite, wide_copy
-from .step import Step
+from synaptic_intelligence.binding import Binding, canonical_parameters, checked_strength
+from synaptic_intelligence.checkpoint import SCHEMA, ImportanceFile, read_importance, write_importance
+from synaptic_intelligence.errors import SynapseError, SynapseWarning
+from synaptic_intelligence.functional import surrogate_loss
+from synaptic_intelligence.importance import Importance, PathIntegral, TaskEnd
+from synaptic_intelligence.state import State, refuse_nonfinite, wide_copy
+from synaptic_intelligence.step import Step
 
 
 @final
@@ -246,11 +246,11 @@ class Consolidator:
             ...     optimizer.step()
         """
         self._step.follow()
-        self._step.pauses += 1
+        self._state.pauses += 1
         try:
             yield
         finally:
-            self._step.pauses -= 1
+            self._state.pauses -= 1
             self._state.accept_any_weights()
 
     # State.
@@ -312,6 +312,12 @@ class Consolidator:
             raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(keys ^ set(state))}")
         if state["schema"] != SCHEMA:
             raise SynapseError(f"the state has schema {state['schema']!r}; this library reads {SCHEMA}")
+        for key in ("tasks", "steps"):
+            if not isinstance(state[key], int) or state[key] < 0:
+                raise SynapseError(f"the state has {key}={state[key]!r}, which is no count")
+        for key in ("omega", "anchor", "path"):
+            if not isinstance(state[key], Mapping) or not all(isinstance(t, Tensor) for t in state[key].values()):
+                raise SynapseError(f"the state has no tensors by name for {key!r}")
         fields = {
             key: state[key] for key in ("estimator", "settings", "c", "tasks", "steps", "omega", "anchor", "path")
         }

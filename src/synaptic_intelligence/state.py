@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from .errors import SynapseError, SynapseWarning
+from synaptic_intelligence.errors import SynapseError, SynapseWarning
 
 Named = dict[str, Tensor]
 
@@ -25,6 +25,7 @@ class State:
         important: names with any importance; they are pulled even where they get no gradient.
         tasks: how many tasks were consolidated.
         untouched: no step was taken yet, so the anchor still follows the weights.
+        pauses: how many contexts ask that steps pass unseen.
 
     Example:
         >>> state = State({"w": torch.ones(1, dtype=torch.bfloat16)}, integrates_path=True)
@@ -41,6 +42,7 @@ class State:
         self.important: set[str] = set()
         self.tasks = 0
         self.untouched = True
+        self.pauses = 0
         self._steps = 0
         # These are counted on the device and read only when somebody asks, so that no step waits for the device.
         device = next(iter(self.anchor.values())).device

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .binding import Binding
-from .errors import SynapseError
-from .functional import add_surrogate_gradients_, integrate_paths_
-from .state import State
+from synaptic_intelligence.binding import Binding
+from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.functional import add_surrogate_gradients_, integrate_paths_
+from synaptic_intelligence.state import State
 
 
 @final
@@ -56,13 +56,12 @@ class Step:
         self._levels, self._depth = len(steps), 0
         self._work: dict[str, Tensor] = {}  # scratch in the dtype of the path: theta before the step
         self._used: dict[str, Tensor] = {}  # scratch in the dtype of the gradient: what the optimizer is given
-        self.pauses = 0
 
     def before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Prepare the step, or have the closure do it."""
-        if self.pauses:
+        if self._state.pauses:
             return None
         if 0 < self._depth < self._levels and self._is_in_place():
             self._depth += 1
@@ -93,7 +92,7 @@ class Step:
     @torch.no_grad()
     def after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Integrate the path over the step that was taken, and put the task's gradients back."""
-        if self.pauses:
+        if self._state.pauses:
             return
         self._depth = max(0, self._depth - 1)
         if self._depth > 0:

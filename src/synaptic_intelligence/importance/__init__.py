@@ -1,7 +1,7 @@
 """Importance estimators, one file each; all fill the same omega."""
 
-from .estimator import Importance, TaskEnd
-from .fisher import Fisher
-from .path_integral import PathIntegral
+from synaptic_intelligence.importance.estimator import Importance, TaskEnd
+from synaptic_intelligence.importance.fisher import Fisher
+from synaptic_intelligence.importance.path_integral import PathIntegral
 
 __all__ = ["Fisher", "Importance", "PathIntegral", "TaskEnd"]

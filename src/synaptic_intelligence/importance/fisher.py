@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ..errors import SynapseError, SynapseWarning
-from .estimator import TaskEnd
+from synaptic_intelligence.errors import SynapseError, SynapseWarning
+from synaptic_intelligence.importance.estimator import TaskEnd
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Kind = Literal["exact", "empirical"]
@@ -151,7 +151,7 @@ class Fisher:
 def _weighted(gradients: Tensor, weight: Tensor) -> Tensor:
     """Return ``sum_i weight_i * gradients_i ** 2``, float32 or wider."""
     wide = torch.promote_types(gradients.dtype, torch.float32)
-    return torch.tensordot(weight.to(wide), gradients.to(wide).square(), dims=([0], [0]))
+    return torch.einsum("n,n...->...", weight.to(wide), gradients.to(wide).square())
 
 
 def _warn_of_loop(reason: RuntimeError) -> None:

@@ -8,8 +8,8 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from ..functional import consolidated_omega
-from .estimator import TaskEnd
+from synaptic_intelligence.functional import consolidated_omega
+from synaptic_intelligence.importance.estimator import TaskEnd
 
 
 @final

@@ -1,0 +1,324 @@
+"""The result file: one experiment's settings, accuracies and environment as one JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NoReturn, TypeAlias, TypeVar
+
+from synaptic_intelligence.atomic import replacing
+
+__all__ = ["JSON", "SCHEMA_VERSION", "Result", "ResultError", "Run", "read_result", "write_result"]
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+"""A value that a JSON file can hold; numbers are finite."""
+
+SCHEMA_VERSION = 1
+"""The version of the result file that this library writes and reads."""
+
+_FORMAT = "synaptic-intelligence result"
+_Item = TypeVar("_Item")
+
+
+class ResultError(ValueError):
+    """A result, or the file that should hold one, is damaged, foreign or of another schema version."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run through the stream of tasks: one seed, one strength.
+
+    Args:
+        seed: seed of the run, not negative.
+        c: strength of the synapses, not negative; 0 is a run without synapses.
+        accuracy: the accuracy matrix so far, ``accuracy[i][j]`` on task j after training task i, fractions;
+            every row holds all tasks.
+        baseline: accuracy of the untrained network on every task, fractions.
+        task_seconds: wall time of every task trained so far, seconds.
+        train_accuracy: training accuracy in the last epoch of every task trained so far, fractions.
+
+    Example:
+        >>> run = Run(seed=0, c=1.0, accuracy=[[0.99, 0.5], [0.98, 0.97]], baseline=[0.5, 0.5],
+        ...           task_seconds=[1.0, 1.1], train_accuracy=[0.99, 0.98])
+        >>> run.accuracy[-1]
+        [0.98, 0.97]
+    """
+
+    seed: int
+    c: float
+    accuracy: list[list[float]]
+    baseline: list[float]
+    task_seconds: list[float]
+    train_accuracy: list[float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """An experiment's outcome: what was run, how, where, and every accuracy matrix.
+
+    Args:
+        experiment: name on the command line, such as ``split-mnist``.
+        title: name for people, such as ``Split MNIST``.
+        settings: every setting by name.
+        deviations: ways in which this differs from the paper's protocol; empty: it is the protocol.
+        task_names: names of the tasks, in the order of training.
+        runs: the runs so far, also those that are not finished.
+        planned_runs: number of runs that a finished experiment has.
+        environment: versions, device, threads and so on, by name.
+        command: the command that made this result.
+        started: when it started, ISO 8601 in UTC.
+        wall_seconds: how long it took, seconds.
+        chance: accuracy of guessing on one task, a fraction.
+
+    Example:
+        >>> result = Result(
+        ...     experiment="split-mnist", title="Split MNIST", settings={"epochs": 10}, deviations=[],
+        ...     task_names=["0 or 1", "2 or 3"], runs=[], planned_runs=2, environment={"torch": "2.13.0"},
+        ...     command="synaptic run split-mnist", started="2025-01-31T12:00:00+00:00", wall_seconds=0.0,
+        ...     chance=0.5)
+        >>> result.complete
+        False
+    """
+
+    experiment: str
+    title: str
+    settings: dict[str, JSON]
+    deviations: list[str]
+    task_names: list[str]
+    runs: list[Run]
+    planned_runs: int
+    environment: dict[str, JSON]
+    command: str
+    started: str
+    wall_seconds: float
+    chance: float
+
+    @property
+    def complete_runs(self) -> list[Run]:
+        """The runs that have trained every task."""
+        return [run for run in self.runs if len(run.accuracy) == len(self.task_names)]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned run has trained every task."""
+        return len(self.complete_runs) == self.planned_runs
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write a result to a JSON file in one step: a reader sees the old file or the new one, never a half.
+
+    Raises:
+        ResultError: a field does not hold what its description says (a NaN, a row of the wrong length, ...);
+            the file that was there stays.
+        OSError: the folder does not exist, is read-only or is full; the file that was there stays.
+
+    Example:
+        >>> import tempfile
+        >>> result = Result(
+        ...     experiment="split-mnist", title="Split MNIST", settings={}, deviations=[],
+        ...     task_names=["0 or 1"], runs=[], planned_runs=1, environment={}, command="synaptic run",
+        ...     started="2025-01-31T12:00:00+00:00", wall_seconds=0.0, chance=0.5)
+        >>> path = Path(tempfile.mkdtemp()) / "result.json"
+        >>> write_result(result, path)
+        >>> read_result(path) == result
+        True
+    """
+    document = {"format": _FORMAT, "schema": SCHEMA_VERSION, **dataclasses.asdict(result)}
+    _result(_Value(document, "", "cannot write this result: "))
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_result(path: Path) -> Result:
+    """Read a result file, and check every field of it.
+
+    Raises:
+        ResultError: the file is damaged, is no result file, or has another schema version; the message names
+            the file, the field (such as ``runs[3].accuracy[2]``) and the problem.
+        OSError: the file cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "result.json"
+        >>> _ = path.write_text('{"accuracy": 0.9}')
+        >>> try:
+        ...     read_result(path)
+        ... except ResultError as error:
+        ...     print(str(error).removeprefix(f"{path}: "))
+        not a result file of synaptic-intelligence (it has no "format": "synaptic-intelligence result")
+    """
+    try:
+        document = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_no_duplicates)
+        return _result(_Value(document, "", f"{path}: "))
+    except ResultError:
+        raise
+    except (ValueError, RecursionError) as error:
+        problem = f"not readable as JSON: {error}. The file is damaged or cut off."
+        raise ResultError(f"{path}: {problem}") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} appears twice")
+    return members
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value out of a document, with the path to it, so that an error can say where it is."""
+
+    value: object
+    field: str
+    file: str
+
+    def fail(self, problem: str) -> NoReturn:
+        raise ResultError(f"{self.file}{self.field or 'the document'}: {problem}")
+
+    def string(self) -> str:
+        if not isinstance(self.value, str):
+            self.fail(f"expected a string, got {_shown(self.value)}")
+        return self.value
+
+    def integer(self, least: int) -> int:
+        # bool is a subclass of int, but `true` is no number in a file.
+        if isinstance(self.value, bool) or not isinstance(self.value, int):
+            self.fail(f"expected a whole number, got {_shown(self.value)}")
+        if self.value < least:
+            self.fail(f"expected {least} or more, got {self.value}")
+        return self.value
+
+    def number(self, most: float = math.inf) -> float:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            self.fail(f"expected a number, got {_shown(self.value)}")
+        if isinstance(self.value, float) and not math.isfinite(self.value):
+            self.fail(f"expected a finite number, got {_shown(self.value)}")
+        if not 0 <= self.value <= most:
+            bounds = "0 or more" if most == math.inf else f"a number from 0 to {most:g}"
+            self.fail(f"expected {bounds}, got {self.value}")
+        try:
+            return float(self.value)
+        except OverflowError:
+            self.fail("the number is too large")
+
+    def fraction(self) -> float:
+        return self.number(most=1.0)
+
+    def items(self, read: Callable[[_Value], _Item], length: int | None = None, of: str = "") -> list[_Item]:
+        if not isinstance(self.value, list):
+            self.fail(f"expected a list, got {_shown(self.value)}")
+        if length is not None and len(self.value) != length:
+            self.fail(f"expected {length} numbers, one for each {of}, got {len(self.value)}")
+        return [read(_Value(item, f"{self.field}[{i}]", self.file)) for i, item in enumerate(self.value)]
+
+    def members(self) -> dict[str, _Value]:
+        if not isinstance(self.value, dict):
+            self.fail(f"expected an object, got {_shown(self.value)}")
+        for name in self.value:
+            if not isinstance(name, str):
+                self.fail(f"expected names that are strings, got {_shown(name)}")
+        dot = "." if self.field else ""
+        return {name: _Value(value, f"{self.field}{dot}{name}", self.file) for name, value in self.value.items()}
+
+    def record(self, names: tuple[str, ...]) -> dict[str, _Value]:
+        members = self.members()
+        for name in names:
+            if name not in members:
+                self.fail(f"the field {name!r} is missing")
+        for name, member in members.items():
+            if name not in names:
+                member.fail(f"unknown field in a result file of schema version {SCHEMA_VERSION}")
+        return members
+
+    def json(self) -> JSON:
+        if self.value is None or isinstance(self.value, bool | int | str):
+            return self.value
+        if isinstance(self.value, float):
+            if not math.isfinite(self.value):
+                self.fail(f"expected a finite number, got {_shown(self.value)}")
+            return self.value
+        if isinstance(self.value, list):
+            return self.items(_Value.json)
+        if isinstance(self.value, dict):
+            return self.json_object()
+        self.fail(f"JSON cannot hold {_shown(self.value)}")
+
+    def json_object(self) -> dict[str, JSON]:
+        return {name: member.json() for name, member in self.members().items()}
+
+
+def _shown(value: object) -> str:
+    text = (
+        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
+    )
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _result(document: _Value) -> Result:
+    value = document.value
+    if not isinstance(value, dict) or value.get("format") != _FORMAT:
+        raise ResultError(
+            f'{document.file}not a result file of synaptic-intelligence (it has no "format": "{_FORMAT}")'
+        )
+    found = value.get("schema")
+    if found != SCHEMA_VERSION or isinstance(found, bool):
+        _Value(found, "schema", document.file).fail(
+            f"the file has schema version {_shown(found)}, this library reads version {SCHEMA_VERSION}; "
+            "read it with the release of synaptic-intelligence that wrote it, or run the experiment again"
+        )
+    names = tuple(field.name for field in dataclasses.fields(Result))
+    field = document.record(("format", "schema", *names))
+    task_names = field["task_names"].items(_Value.string)
+    if not task_names:
+        field["task_names"].fail("expected at least one task")
+    started = field["started"].string()
+    try:
+        offset = datetime.fromisoformat(started).utcoffset()
+    except ValueError:
+        offset = None
+    if offset != timedelta(0):
+        field["started"].fail(f"expected an ISO 8601 time in UTC, as 2025-01-31T12:00:00+00:00, got {_shown(started)}")
+    planned_runs = field["planned_runs"].integer(1)
+    runs = field["runs"].items(lambda item: _run(item, len(task_names)))
+    if len(runs) > planned_runs:
+        field["runs"].fail(f"holds {len(runs)} runs, but planned_runs is {planned_runs}")
+    first: dict[tuple[int, float], int] = {}
+    for i, run in enumerate(runs):
+        if (j := first.setdefault((run.seed, run.c), i)) != i:
+            field["runs"].fail(f"runs[{i}] has the seed and c of runs[{j}]: seed {run.seed}, c {run.c:g}")
+    return Result(
+        experiment=field["experiment"].string(),
+        title=field["title"].string(),
+        settings=field["settings"].json_object(),
+        deviations=field["deviations"].items(_Value.string),
+        task_names=task_names,
+        runs=runs,
+        planned_runs=planned_runs,
+        environment=field["environment"].json_object(),
+        command=field["command"].string(),
+        started=started,
+        wall_seconds=field["wall_seconds"].number(),
+        chance=field["chance"].fraction(),
+    )
+
+
+def _run(document: _Value, tasks: int) -> Run:
+    field = document.record(tuple(field.name for field in dataclasses.fields(Run)))
+    accuracy = field["accuracy"].items(lambda row: row.items(_Value.fraction, tasks, "task"))
+    if len(accuracy) > tasks:
+        field["accuracy"].fail(f"has {len(accuracy)} rows, but there are {tasks} tasks")
+    trained = "row of accuracy"
+    return Run(
+        seed=field["seed"].integer(0),
+        c=field["c"].number(),
+        accuracy=accuracy,
+        baseline=field["baseline"].items(_Value.fraction, tasks, "task"),
+        task_seconds=field["task_seconds"].items(_Value.number, len(accuracy), trained),
+        train_accuracy=field["train_accuracy"].items(_Value.fraction, len(accuracy), trained),
+    )
