@@ -7,9 +7,9 @@ entry, ``synaptic_intelligence``, a JSON object with the schema version and the 
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, final
 
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.errors import SynapseError
 from synaptic_intelligence.version import __version__
 
 SCHEMA = 1
@@ -37,6 +38,8 @@ class ImportanceFile:
         tasks: how many tasks were consolidated.
         steps: optimizer steps since the last consolidation; ``path`` is empty where it is zero.
         omega, anchor, path: tensors by parameter name.
+        untouched: whether no step was ever taken, so that the anchor still follows the weights; not saved in files,
+            whose anchor is meant as it is.
 
     Example:
         >>> ImportanceFile("path_integral", {"xi": 0.1}, 1.0, 0, 0, {}, {}, {}).tasks
@@ -51,6 +54,45 @@ class ImportanceFile:
     omega: Mapping[str, Tensor]
     anchor: Mapping[str, Tensor]
     path: Mapping[str, Tensor]
+    untouched: bool = False
+
+
+def to_state_dict(file: ImportanceFile) -> dict[str, Any]:
+    """Return the same as a plain dictionary, tensors by reference, that ``torch.save`` and weights-only loading take.
+
+    Example:
+        >>> file = ImportanceFile("path_integral", {"xi": 0.1}, 1.0, 0, 0, {}, {}, {})
+        >>> from_state_dict(to_state_dict(file)) == file
+        True
+    """
+    state = {field.name: getattr(file, field.name) for field in fields(file)}
+    return {"schema": SCHEMA, **state, **{kind: dict(state[kind]) for kind in ("omega", "anchor", "path")}}
+
+
+def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
+    """Return what :func:`to_state_dict` was given.
+
+    Raises:
+        SynapseError: other keys, another schema, or values that are no state.
+
+    Example: see :func:`to_state_dict`.
+    """
+    keys = {"schema", *(field.name for field in fields(ImportanceFile))}
+    if set(state) != keys:
+        raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(keys ^ set(state))}")
+    if state["schema"] != SCHEMA:
+        raise SynapseError(f"the state has schema {state['schema']!r}; this library reads {SCHEMA}")
+    for key, kinds in (("c", (int, float)), ("tasks", int), ("steps", int)):
+        if not _is_number(state[key], kinds):
+            raise SynapseError(f"the state has {key}={state[key]!r}, which cannot be")
+    for key in ("omega", "anchor", "path"):
+        if not isinstance(state[key], Mapping) or not all(isinstance(t, Tensor) for t in state[key].values()):
+            raise SynapseError(f"the state has no tensors by name for {key!r}")
+    return ImportanceFile(**{key: value for key, value in state.items() if key != "schema"})
+
+
+def _is_number(value: object, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def write_importance(file: ImportanceFile, path: Path) -> None:
@@ -67,7 +109,7 @@ def write_importance(file: ImportanceFile, path: Path) -> None:
         >>> read_importance(path).omega["w"]
         tensor([1., 1.])
     """
-    kinds = {"omega": file.omega, "anchor": file.anchor, "path": file.path}
+    kinds = {"omega": file.omega, "anchor": file.anchor, "path": file.path if file.steps else {}}
     tensors = {f"{kind}/{name}": t.contiguous() for kind, named in kinds.items() for name, t in named.items()}
     header = {
         "schema": SCHEMA,
@@ -118,23 +160,21 @@ def read_importance(path: Path) -> ImportanceFile:
             raise ValueError(f"{path} holds a tensor {key!r} that no importance file has")
         parts[kind][name] = tensor
     file = ImportanceFile(
-        estimator=_field(path, header, "estimator", str),
+        estimator=str(header.get("estimator")),
         settings=_settings(path, header),
-        c=float(_field(path, header, "c", (int, float))),
-        tasks=_field(path, header, "tasks", int),
-        steps=_field(path, header, "steps", int),
+        c=float(_number(path, header, "c", (int, float))),
+        tasks=_number(path, header, "tasks", int),
+        steps=_number(path, header, "steps", int),
         **parts,
     )
     _check(path, file, header.get("shapes"))
     return file
 
 
-def _field(path: Path, header: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
-    value = header.get(key)
-    wrong_number = isinstance(value, bool) or (isinstance(value, (int, float)) and not 0 <= value < math.inf)
-    if not isinstance(value, kind) or wrong_number:
-        raise ValueError(f"{path} has {key}={value!r} in its metadata")
-    return value
+def _number(path: Path, header: dict[str, Any], key: str, kinds: type | tuple[type, ...]) -> Any:
+    if not _is_number(header.get(key), kinds):
+        raise ValueError(f"{path} has {key}={header.get(key)!r} in its metadata")
+    return header[key]
 
 
 def _settings(path: Path, header: dict[str, Any]) -> dict[str, float | str]:

@@ -14,11 +14,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from synaptic_intelligence.binding import Binding, canonical_parameters, checked_strength
-from synaptic_intelligence.checkpoint import SCHEMA, ImportanceFile, read_importance, write_importance
+from synaptic_intelligence.checkpoint import (
+    ImportanceFile,
+    from_state_dict,
+    read_importance,
+    to_state_dict,
+    write_importance,
+)
 from synaptic_intelligence.errors import SynapseError, SynapseWarning
 from synaptic_intelligence.functional import surrogate_loss
 from synaptic_intelligence.importance import Importance, PathIntegral, TaskEnd
-from synaptic_intelligence.state import State, refuse_nonfinite, wide_copy
+from synaptic_intelligence.state import State, refuse_nonfinite
 from synaptic_intelligence.step import Step
 
 
@@ -267,20 +273,7 @@ class Consolidator:
             >>> synapses.state_dict()["anchor"]
             {'w': tensor([1.])}
         """
-        state = self._state
-        state.warn_of_nonfinite()
-        return {
-            "schema": SCHEMA,
-            "estimator": self._importance.name,
-            "settings": self._importance.settings(),
-            "c": self._c,
-            "tasks": state.tasks,
-            "steps": state.steps,
-            "untouched": state.untouched,
-            "anchor": dict(self.anchor),
-            "path": dict(state.path),
-            "omega": state.omega_or_zeros(),
-        }
+        return to_state_dict(self._snapshot())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the state that :meth:`state_dict` gave, all of it or nothing.
@@ -296,32 +289,7 @@ class Consolidator:
             >>> synapses = si.SynapticIntelligence([("w", p)], torch.optim.Adam([p]), c=1.0, xi=0.1)
             >>> synapses.load_state_dict(synapses.state_dict())
         """
-        keys = {
-            "schema",
-            "estimator",
-            "settings",
-            "c",
-            "tasks",
-            "steps",
-            "untouched",
-            "anchor",
-            "path",
-            "omega",
-        }
-        if set(state) != keys:
-            raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(keys ^ set(state))}")
-        if state["schema"] != SCHEMA:
-            raise SynapseError(f"the state has schema {state['schema']!r}; this library reads {SCHEMA}")
-        for key in ("tasks", "steps"):
-            if not isinstance(state[key], int) or state[key] < 0:
-                raise SynapseError(f"the state has {key}={state[key]!r}, which is no count")
-        for key in ("omega", "anchor", "path"):
-            if not isinstance(state[key], Mapping) or not all(isinstance(t, Tensor) for t in state[key].values()):
-                raise SynapseError(f"the state has no tensors by name for {key!r}")
-        fields = {
-            key: state[key] for key in ("estimator", "settings", "c", "tasks", "steps", "omega", "anchor", "path")
-        }
-        self._take_over(ImportanceFile(**fields), "state", untouched=bool(state["untouched"]))
+        self._take_over(from_state_dict(state), "state")
 
     def save(self, path: str | Path) -> None:
         """Write importance and anchor to a safetensors file, with the path too in the middle of a task.
@@ -337,10 +305,7 @@ class Consolidator:
             >>> synapses.save(file)
             >>> synapses.load(file)
         """
-        state = self.state_dict()
-        state["path"] = state["path"] if state["steps"] else {}
-        del state["schema"], state["untouched"]
-        write_importance(ImportanceFile(**state), Path(path))
+        write_importance(self._snapshot(), Path(path))
 
     def load(self, path: str | Path) -> None:
         """Take over an importance file; the weights of the model stay, and are pulled to the file's anchor.
@@ -352,7 +317,7 @@ class Consolidator:
 
         Example: see :meth:`save`.
         """
-        self._take_over(read_importance(Path(path)), str(path), untouched=False)
+        self._take_over(read_importance(Path(path)), str(path))
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         """Refuse copies and pickles: they would lose the optimizer's hooks without a word."""
@@ -367,33 +332,32 @@ class Consolidator:
             raise SynapseError("a parameter group with synapses now has c=None: use c=0.0 to turn its pull off")
         return checked_strength(group["c"], "c of a parameter group")
 
-    def _take_over(self, file: ImportanceFile, what: str, *, untouched: bool) -> None:
+    def _snapshot(self) -> ImportanceFile:
+        self._state.warn_of_nonfinite()
+        return ImportanceFile(
+            estimator=self._importance.name,
+            settings=self._importance.settings(),
+            c=self._c,
+            tasks=self._state.tasks,
+            steps=self._state.steps,
+            untouched=self._state.untouched,
+            omega=self.omega,
+            anchor=self.anchor,
+            path=self.path,
+        )
+
+    def _take_over(self, file: ImportanceFile, what: str) -> None:
         own = self._importance
         if (file.estimator, file.settings) != (own.name, own.settings()):
             raise SynapseError(
                 f"{what} is of {file.estimator} with {file.settings}, these synapses are of {own.name} with "
                 f"{own.settings()}: make them alike"
             )
-        states = {"omega": file.omega, "anchor": file.anchor, "path": file.path}
-        shapes = {name: anchor.shape for name, anchor in self._state.anchor.items()}
-        for kind, named in states.items():
-            wanted = shapes if kind != "path" or (own.integrates_path and file.steps) or named else {}
-            found = {name: tensor.shape for name, tensor in named.items()}
-            if found != wanted:
-                other = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-                raise SynapseError(f"{what} has {kind} of other names or shapes than the parameters: {other}")
-            refuse_nonfinite(named, f"{what}: {kind} of")
-        c = checked_strength(file.c, f"c of {what}")
-        copies = {
-            kind: {name: wide_copy(named[name], p) for name, p in self._state.parameters.items() if name in named}
-            for kind, named in states.items()
-        }
-        if c != self._c:
-            warnings.warn(f"c is {c} in {what} and was {self._c}: now {c}", SynapseWarning, stacklevel=3)
-        # Nothing below can fail.
+        self._state.take_over(file, what)
         self._step.abandon()
-        self._c = c
-        self._state.take_over(**copies, tasks=file.tasks, steps=file.steps, untouched=untouched)
+        was, self._c = self._c, file.c
+        if was != file.c:
+            warnings.warn(f"c is {file.c} in {what} and was {was}: now {file.c}", SynapseWarning, stacklevel=3)
 
     def _warn_of_no_penalty(self) -> None:
         later = self._state.tasks > 0 and self._state.steps > 0

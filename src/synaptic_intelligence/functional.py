@@ -160,15 +160,24 @@ def integrate_paths_(
     torch._foreach_sub_(before, after)
     torch._foreach_mul_(before, gradients)
     increments = before
-    # A sum is finite only if all its terms are, and is several times cheaper than asking each element.
-    sums = torch.stack([increment.sum().to(increments[0].device) for increment in increments])
-    overflow = sums.isfinite().all().logical_not()
-    # Reading a CPU tensor costs nothing; on an accelerator it would wait for the device, so there we always clean.
-    if not overflow.is_cpu or bool(overflow):
+    if _surely_finite(increments):
+        overflow = torch.zeros((), dtype=torch.int64, device=increments[0].device)
+    else:
+        finite = [increment.isfinite().all().to(increments[0].device) for increment in increments]
+        overflow = torch.stack(finite).all().logical_not().long()
         for increment in increments:
             increment.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     if maximize:
         torch._foreach_sub_(paths, increments)
     else:
         torch._foreach_add_(paths, increments)
-    return overflow.long()
+    return overflow
+
+
+def _surely_finite(tensors: Tensors) -> bool:
+    """Whether every element is finite, asked cheaply; "no" where that would be dear, or is not certain.
+
+    A sum is finite only if all its terms are, and costs a fraction of asking each. On an accelerator, reading the
+    answer would make the CPU wait at every step.
+    """
+    return all(t.is_cpu for t in tensors) and bool(torch.stack([t.sum() for t in tensors]).isfinite().all())

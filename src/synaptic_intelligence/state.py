@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from synaptic_intelligence.checkpoint import ImportanceFile
 from synaptic_intelligence.errors import SynapseError, SynapseWarning
 
 Named = dict[str, Tensor]
@@ -150,14 +151,31 @@ class State:
         self.accept_weights()
         return ended
 
-    def take_over(self, *, omega: Named, anchor: Named, path: Named, tasks: int, steps: int, untouched: bool) -> None:
-        """Replace everything; the caller has checked names, shapes and values."""
-        self.anchor = anchor
+    @torch.no_grad()
+    def take_over(self, file: ImportanceFile, what: str) -> None:
+        """Replace everything by copies of what a file or a state holds, or nothing.
+
+        Raises:
+            SynapseError: names or shapes are not those of the parameters, or a value cannot be.
+        """
+        shapes = {name: anchor.shape for name, anchor in self.anchor.items()}
+        copies: dict[str, Named] = {}
+        for kind, named in (("omega", file.omega), ("anchor", file.anchor), ("path", file.path)):
+            # The path is there exactly if this estimator has one, but for files that were saved between two tasks.
+            expected = shapes if kind != "path" or (self.path and (file.steps or named)) else {}
+            found = {name: tensor.shape for name, tensor in named.items()}
+            if found != expected:
+                other = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+                raise SynapseError(f"{what} has {kind} of other names or shapes than the parameters: {other}")
+            copies[kind] = {name: wide_copy(named[name], p) for name, p in self.parameters.items() if name in named}
+            refuse_nonfinite(copies[kind], f"{what}: {kind} of")  # what is wider there may overflow here
+        # Nothing below can fail.
+        self.anchor = copies["anchor"]
         if self.path:
-            self.path = path or {name: torch.zeros_like(a) for name, a in anchor.items()}
-        self._begin_task(omega if tasks else {}, tasks=tasks, steps=steps)
+            self.path = copies["path"] or {name: torch.zeros_like(a) for name, a in self.anchor.items()}
+        self._begin_task(copies["omega"] if file.tasks else {}, tasks=file.tasks, steps=file.steps)
         self._nonfinite.zero_()
-        self.untouched = untouched
+        self.untouched = file.untouched
         self._warned_of_edit = False
         self.accept_any_weights()
 
