@@ -112,12 +112,12 @@ def test_the_mean_path_is_the_loss_that_went_away() -> None:
     x, y = task_batches(0, 1)[0]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.0, xi=XI)
-    first = float(F.cross_entropy(model(x), y))
+    first = F.cross_entropy(model(x), y).item()
     for _ in range(400):
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    decrease = first - float(F.cross_entropy(model(x), y))
+    decrease = first - F.cross_entropy(model(x), y).item()
     total = float(torch.stack([path.sum() for path in synapses.consolidate().values()]).sum())
     assert decrease > 0.05
     assert total == pytest.approx(decrease, rel=5e-3)

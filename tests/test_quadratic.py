@@ -34,12 +34,12 @@ def test_omega_is_the_hessian_over_two_minus_its_step(lr: float) -> None:
 
 def test_small_steps_give_half_the_hessian() -> None:
     errors = []
-    for lr in (0.02, 0.01, 0.005):
-        omega = omega_of_descent(lr, steps=int(60 / lr), xi=1e-14)
+    for lr in (0.08, 0.04, 0.02):
+        omega = omega_of_descent(lr, steps=int(40 / lr), xi=1e-14)
         errors.append(float(((omega - CURVATURES / 2) / CURVATURES).abs().max()))
-    assert errors[-1] < 0.006
+    assert errors[-1] < 0.022
     # The error is lr H^2 / 4 to first order: it halves with the step.
-    assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.05)
 
 

@@ -82,8 +82,8 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
         raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(keys ^ set(state))}")
     if state["schema"] != SCHEMA:
         raise SynapseError(f"the state has schema {state['schema']!r}; this library reads {SCHEMA}")
-    for key, kinds in (("c", (int, float)), ("tasks", int), ("steps", int)):
-        if not _is_number(state[key], kinds):
+    for key in ("c", "tasks", "steps"):
+        if not _is_number(state[key], whole=key != "c"):
             raise SynapseError(f"the state has {key}={state[key]!r}, which cannot be")
     for key in ("omega", "anchor", "path"):
         if not isinstance(state[key], Mapping) or not all(isinstance(t, Tensor) for t in state[key].values()):
@@ -91,8 +91,10 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
     return ImportanceFile(**{key: value for key, value in state.items() if key != "schema"})
 
 
-def _is_number(value: object, kinds: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+def _is_number(value: object, *, whole: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        return False
+    return 0 <= value <= sys.float_info.max
 
 
 def write_importance(file: ImportanceFile, path: Path) -> None:
@@ -123,7 +125,10 @@ def write_importance(file: ImportanceFile, path: Path) -> None:
         "torch": torch.__version__,
     }
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        try:
+            save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        except SafetensorError as error:  # what it raises for a full disk
+            raise OSError(f"could not write {path}: {error}") from error
 
 
 def read_importance(path: Path) -> ImportanceFile:
@@ -148,7 +153,7 @@ def read_importance(path: Path) -> ImportanceFile:
         raise ValueError(f"{path} is a safetensors file of something else: it has no {_KEY!r} metadata")
     try:
         header = json.loads(metadata[_KEY])
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} has damaged metadata: {error}") from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         schema = header.get("schema") if isinstance(header, dict) else None
@@ -160,21 +165,30 @@ def read_importance(path: Path) -> ImportanceFile:
             raise ValueError(f"{path} holds a tensor {key!r} that no importance file has")
         parts[kind][name] = tensor
     file = ImportanceFile(
-        estimator=str(header.get("estimator")),
+        estimator=_estimator(path, header),
         settings=_settings(path, header),
-        c=float(_number(path, header, "c", (int, float))),
-        tasks=_number(path, header, "tasks", int),
-        steps=_number(path, header, "steps", int),
-        **parts,
+        c=float(_number(path, header, "c", whole=False)),
+        tasks=_number(path, header, "tasks", whole=True),
+        steps=_number(path, header, "steps", whole=True),
+        omega=parts["omega"],
+        anchor=parts["anchor"],
+        path=parts["path"],
     )
     _check(path, file, header.get("shapes"))
     return file
 
 
-def _number(path: Path, header: dict[str, Any], key: str, kinds: type | tuple[type, ...]) -> Any:
-    if not _is_number(header.get(key), kinds):
+def _number(path: Path, header: dict[str, Any], key: str, *, whole: bool) -> Any:
+    if not _is_number(header.get(key), whole=whole):
         raise ValueError(f"{path} has {key}={header.get(key)!r} in its metadata")
     return header[key]
+
+
+def _estimator(path: Path, header: dict[str, Any]) -> str:
+    estimator = header.get("estimator")
+    if not isinstance(estimator, str):
+        raise ValueError(f"{path} has estimator={estimator!r} in its metadata")
+    return estimator
 
 
 def _settings(path: Path, header: dict[str, Any]) -> dict[str, float | str]:
@@ -193,7 +207,7 @@ def _check(path: Path, file: ImportanceFile, shapes: object) -> None:
             raise ValueError(f"{path} has {kind} tensors of other names or shapes than omega")
     for kind, named in (("omega", file.omega), ("anchor", file.anchor), ("path", file.path)):
         for name, tensor in named.items():
-            if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-                raise ValueError(f"{path} has {kind} of {name!r} that is not finite floating-point numbers")
+            if tensor.dtype not in (torch.float32, torch.float64) or not bool(tensor.isfinite().all()):
+                raise ValueError(f"{path} has {kind} of {name!r} that is not finite float32 or float64 numbers")
             if kind == "omega" and bool((tensor < 0).any()):
                 raise ValueError(f"{path} has a negative omega for {name!r}")

@@ -76,7 +76,6 @@ class Consolidator:
             raise ValueError("nothing to protect: every parameter is frozen or in a group with c=None")
         self._state = State(self._binding.parameters(), integrates_path=importance.integrates_path)
         self._step = Step(self._binding, self._state, self._strength)
-        self._binding.hold(self._step.before, self._step.after)
         low = sorted({str(p.dtype) for p in self._state.parameters.values() if p.dtype.itemsize < 4})
         if low:
             warnings.warn(
@@ -85,6 +84,7 @@ class Consolidator:
                 SynapseWarning,
                 stacklevel=2,
             )
+        self._binding.hold(self._step.before, self._step.after)
 
     # What users read.
 
@@ -162,8 +162,8 @@ class Consolidator:
 
         Raises:
             TypeError: data is missing, or given to an estimator that uses none.
-            SynapseError: no step since the last consolidation (path integral alone), a parameter or the new omega is
-                not finite, or a step is under way.
+            SynapseError: no step since the last consolidation (path integral alone), or a parameter or the new omega
+                is not finite.
 
         Source: Zenke et al. 2017, eq. 5 and the text below it.
 

@@ -133,13 +133,13 @@ class State:
         """Warn if steps were not finite since this was last asked; reads from the device."""
         count = int(self._nonfinite)
         if count:
-            self._nonfinite.zero_()
             warnings.warn(
                 f"{count} optimizer steps had gradients or movements that are not finite; those elements added nothing "
                 "to the path: look for an overflow in the loss",
                 SynapseWarning,
                 stacklevel=4,
             )
+            self._nonfinite.zero_()
 
     @torch.no_grad()
     def end_task(self, omega: Named) -> Named:
@@ -169,6 +169,9 @@ class State:
                 raise SynapseError(f"{what} has {kind} of other names or shapes than the parameters: {other}")
             copies[kind] = {name: wide_copy(named[name], p) for name, p in self.parameters.items() if name in named}
             refuse_nonfinite(copies[kind], f"{what}: {kind} of")  # what is wider there may overflow here
+        negative = [name for name, omega in copies["omega"].items() if bool((omega < 0).any())]
+        if negative:
+            raise SynapseError(f"{what} has an omega below zero for {negative}")
         # Nothing below can fail.
         self.anchor = copies["anchor"]
         if self.path:

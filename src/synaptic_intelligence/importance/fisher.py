@@ -93,7 +93,7 @@ class Fisher:
                         try:
                             found = squares(theta, x, label, weight)
                         except RuntimeError as reason:
-                            if squares == self._squares_one_by_one:
+                            if squares == self._squares_one_by_one or isinstance(reason, torch.OutOfMemoryError):
                                 raise
                             # What vmap cannot run (control flow that depends on data, an old autograd.Function, random
                             # numbers) is the same sum one sample at a time; a mistake of the user's own raises there.
@@ -114,12 +114,12 @@ class Fisher:
             return
         with torch.no_grad():
             output = self.model(x)
-        if output.ndim != 2:
-            shape = list(output.shape)
+        if not isinstance(output, Tensor) or output.ndim != 2:
+            shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(
                 f"kind='exact' needs logits [samples, classes], the model gave {shape}: use kind='empirical'"
             )
-        for label, weight in enumerate(output.softmax(dim=1).unbind(dim=1)):
+        for label, weight in enumerate(output.to(_wide(output)).softmax(dim=1).unbind(dim=1)):
             if bool(weight.any()):  # classes that are masked out have no probability, and an infinite loss
                 yield torch.full((len(x),), label, device=x.device), weight
 
@@ -130,7 +130,9 @@ class Fisher:
             return self.loss(functional_call(self.model, parameters, (one_x[None],)), one_y[None])
 
         detached = {name: parameter.detach() for name, parameter in theta.items()}
-        gradients = vmap(grad(sample_loss), in_dims=(None, 0, 0))(detached, x, y)
+        # `grad` records inside; outside, parameters that are not protected would hang every chunk's graph on the sum.
+        with torch.no_grad():
+            gradients = vmap(grad(sample_loss), in_dims=(None, 0, 0))(detached, x, y)
         return {name: _weighted(g, weight) for name, g in gradients.items()}
 
     def _squares_one_by_one(
@@ -150,8 +152,14 @@ class Fisher:
 
 def _weighted(gradients: Tensor, weight: Tensor) -> Tensor:
     """Return ``sum_i weight_i * gradients_i ** 2``, float32 or wider."""
-    wide = torch.promote_types(gradients.dtype, torch.float32)
-    return torch.einsum("n,n...->...", weight.to(wide), gradients.to(wide).square())
+    wide = _wide(gradients)
+    # A label without probability counts for nothing, also where its loss is infinite and has no gradient.
+    nothing = (weight == 0).reshape(-1, *[1] * (gradients.ndim - 1))
+    return torch.einsum("n,n...->...", weight.to(wide), gradients.masked_fill(nothing, 0).to(wide).square())
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _warn_of_loop(reason: RuntimeError) -> None:
@@ -181,11 +189,20 @@ def _batches(data: object) -> Iterator[tuple[Tensor, Tensor]]:
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode; leave training flags and random state as they were found."""
     training = [module for module in model.modules() if module.training]
+    buffers = [
+        (module, name, buffer, buffer.clone(), buffer._version)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=devices):
-        model.eval()
         try:
+            model.eval()
             yield
         finally:
             for module in training:
                 module.training = True
+            for module, name, buffer, before, version in buffers:
+                setattr(module, name, buffer)  # a model may change its buffers in eval mode too, or replace them
+                if buffer._version != version:
+                    buffer.copy_(before)

@@ -1,0 +1,33 @@
+# What to run, in one place; `make` alone lists it. The package index is the only network that is used, through pip
+# and its own configuration.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test docs clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(STAMP) ## make the environment .venv with the versions in constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt scripts/install.py src/synaptic_intelligence/version.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) scripts/install.py $(VENV)
+	@touch $@
+
+demo: install ## train Split MNIST with and without synapses, and show the result (two minutes)
+	@$(BIN)/synaptic run split-mnist --seeds 3 --overwrite --out runs/demo
+
+test: install ## run every check and test
+	@PATH="$(abspath $(BIN)):$$PATH" scripts/check
+
+docs: install ## make the README's table and figure again from results/
+	@$(BIN)/python scripts/build_docs.py
+
+clean: ## remove caches and build products; .venv and runs/ stay
+	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find src scripts tests -name __pycache__ -prune -exec rm -rf {} +

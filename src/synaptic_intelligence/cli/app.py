@@ -1,0 +1,167 @@
+"""The commands ``synaptic list``, ``synaptic run`` and ``synaptic report``: and their options."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from synaptic_intelligence.cli.refusal import refuse, refusing
+from synaptic_intelligence.cli.reporting import report
+from synaptic_intelligence.cli.training import Request, train
+from synaptic_intelligence.experiments import EXPERIMENTS, Experiment
+from synaptic_intelligence.result import ResultError, read_result
+from synaptic_intelligence.version import __version__
+
+_EXAMPLES = """[bold]Examples[/bold]
+
+synaptic list
+
+synaptic run split-mnist
+
+synaptic run split-mnist --seeds 3 --c 0 --c 0.1 --c 1 --out runs/strengths
+
+synaptic run split-mnist --resume
+
+synaptic report runs/split-mnist
+"""
+
+app = typer.Typer(
+    name="synaptic",
+    epilog=_EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"synaptic-intelligence {__version__}, torch {torch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _synaptic(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """Train networks that learn new tasks without forgetting old ones."""
+
+
+@app.command("list")
+def _list() -> None:
+    """List the experiments."""
+    table = Table("name", "what is learnt", "in the paper", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for experiment in EXPERIMENTS.values():
+        table.add_row(experiment.name, experiment.what, experiment.source)
+    Console().print(table)
+
+
+_SETTINGS, _MACHINE, _FOLDER = "Settings (default: the paper's)", "Machine", "Folder"
+
+
+@app.command("run", epilog=_EXAMPLES)
+def _run(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Which; 'synaptic list' shows them.")],
+    seeds: Annotated[int | None, typer.Option(help="Runs of each strength.", rich_help_panel=_SETTINGS)] = None,
+    first_seed: Annotated[
+        int | None, typer.Option(help="The smallest seed; the others follow it.", rich_help_panel=_SETTINGS)
+    ] = None,
+    c: Annotated[
+        list[float] | None,
+        typer.Option("--c", help="Strength of the synapses; repeat it for several.", rich_help_panel=_SETTINGS),
+    ] = None,
+    xi: Annotated[float | None, typer.Option(help="Damping of the importance.", rich_help_panel=_SETTINGS)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over each task's images.", rich_help_panel=_SETTINGS)
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a step.", rich_help_panel=_SETTINGS)] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=_SETTINGS)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Train on the first N images of each task.", rich_help_panel=_SETTINGS)
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.", rich_help_panel=_MACHINE)
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes side by side; 1: this one alone. Default: one per core, on a GPU 1.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of each process.", rich_help_panel=_MACHINE)] = 1,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the data lies, if not in the package.", rich_help_panel=_FOLDER)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the result goes. Default: runs/EXPERIMENT.", rich_help_panel=_FOLDER)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was stopped.", rich_help_panel=_FOLDER)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is there.", rich_help_panel=_FOLDER)
+    ] = False,
+) -> None:
+    """Run an experiment of the paper; figure, table and page come at the end."""
+    experiment = _find(name)
+    given: dict[str, Any] = {
+        "seeds": seeds,
+        "first_seed": first_seed,
+        "c": tuple(c) if c else None,
+        "xi": xi,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "limit": limit,
+    }
+    with refusing(ValueError):
+        settings = replace(experiment.paper, **{key: value for key, value in given.items() if value is not None})
+        request = Request(
+            experiment=experiment,
+            settings=settings,
+            device=device,
+            workers=workers,
+            threads=threads,
+            data_dir=data_dir,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+        )
+    train(request)
+
+
+@app.command("report", epilog=_EXAMPLES)
+def _report(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Result files, or their folders.")],
+    out: Annotated[Path | None, typer.Option(help="Where figure and page go. Default: beside the result.")] = None,
+) -> None:
+    """Show results as tables; write a figure and a page of each."""
+    paths = [path / "result.json" if path.is_dir() else path for path in results]
+    folders = [path.parent for path in paths]
+    if out is not None:
+        folders = [out] if len(paths) == 1 else [out / path.resolve().parent.name for path in paths]
+    if len(set(folders)) < len(folders):
+        refuse("two of these results have one folder for their figures; report them one by one, each with its --out")
+    with refusing(ResultError, OSError):
+        for path, result, folder in zip(paths, [read_result(path) for path in paths], folders, strict=True):
+            folder.mkdir(parents=True, exist_ok=True)
+            report(result, path, folder)
+
+
+def _find(name: str) -> Experiment:
+    if name in EXPERIMENTS:
+        return EXPERIMENTS[name]
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), EXPERIMENTS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(EXPERIMENTS)}"
+    refuse(f"there is no experiment {name!r}; {hint}")

@@ -1,0 +1,136 @@
+"""Progress on the terminal: bars where it can draw them, plain lines where it cannot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from synaptic_intelligence.experiments.plan import EpochDone, Job, JobStarted, Message, Plan, Record, TaskDone
+from synaptic_intelligence.experiments.runner import unfinished_jobs
+
+
+@contextmanager
+def show_progress(plan: Plan, records: dict[Job, Record], console: Console) -> Iterator[Callable[[Message], None]]:
+    """Return a context that gives a listener for a run's messages, which shows how far it is and how long it takes.
+
+    Args:
+        plan: what is trained.
+        records: what jobs had measured before; empty for a new run.
+        console: where to; bars on a terminal, else one line for each task.
+    """
+    tally = _Tally(plan, records)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda message: _print_line(tally, message)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        *(TextColumn(f"{{task.fields[{name}]}}") for name in ("where", "how", "left")),
+    )
+    # What is shown changes with the messages alone: no thread that draws it again in between.
+    with Progress(*columns, console=console, expand=True, auto_refresh=False) as progress:
+        whole = progress.add_task("all", total=tally.total, completed=tally.done, where="starting", how="", left="")
+        progress.refresh()
+        shown: dict[Job, TaskID] = {}
+
+        def listen(message: Message) -> None:
+            tally.note(message)
+            job = message.job
+            if isinstance(message, JobStarted):
+                shown[job] = progress.add_task(str(job), total=tally.epochs(job), where="", how="", left="")
+            if isinstance(message, EpochDone):
+                progress.update(
+                    shown[job],
+                    where=f"task {message.task + 1}/{tally.tasks} epoch {message.epoch + 1}/{plan.settings.epochs}",
+                    how=f"loss {message.loss:.4f} acc {message.accuracy:6.1%}",
+                    left=_left(tally.job_left(job)),
+                )
+            progress.update(shown[job], completed=tally.done_of[job])
+            where = f"{tally.done} of {tally.total} epochs"
+            progress.update(whole, completed=tally.done, where=where, left=_left(tally.left()))
+            if tally.done_of[job] == tally.epochs(job) and not isinstance(message, EpochDone):
+                progress.remove_task(shown[job])
+            progress.refresh()
+
+        yield listen
+
+
+@dataclass
+class _Tally:
+    """How many epochs are done, and how fast they go."""
+
+    plan: Plan
+    records: dict[Job, Record]
+    done_of: dict[Job, int] = field(init=False)
+    seconds_of: dict[Job, list[float]] = field(default_factory=dict)
+    trained: int = 0
+    began: float | None = None
+
+    def __post_init__(self) -> None:
+        left = unfinished_jobs(self.plan, self.records)
+        self.done_of = {job: 0 if job in left else self.epochs(job) for job in self.plan.jobs}
+
+    @property
+    def tasks(self) -> int:
+        return len(self.plan.experiment.task_names)
+
+    @property
+    def total(self) -> int:
+        return sum(self.epochs(job) for job in self.plan.jobs)
+
+    @property
+    def done(self) -> int:
+        return sum(self.done_of.values())
+
+    def epochs(self, job: Job) -> int:
+        return len(self.plan.tasks(job)) * self.plan.settings.epochs
+
+    def note(self, message: Message) -> None:
+        # Loading and start-up tell nothing of the speed: the clock starts with the first job.
+        self.began = time.monotonic() if self.began is None else self.began
+        first = self.plan.tasks(message.job).start
+        if isinstance(message, JobStarted):
+            self.done_of[message.job] = (message.task - first) * self.plan.settings.epochs + message.epoch
+        if isinstance(message, EpochDone):
+            self.done_of[message.job] += 1
+            self.trained += 1
+            self.seconds_of.setdefault(message.job, []).append(message.seconds)
+
+    def left(self) -> float | None:
+        if self.began is None or not self.trained:
+            return None
+        return (self.total - self.done) * (time.monotonic() - self.began) / self.trained
+
+    def job_left(self, job: Job) -> float:
+        return (self.epochs(job) - self.done_of[job]) * fmean(self.seconds_of[job])
+
+
+def _print_line(tally: _Tally, message: Message) -> None:
+    tally.note(message)
+    if not isinstance(message, TaskDone):
+        return
+    names, record = tally.plan.experiment.task_names, message.record
+    learnt = record.accuracy[-1][: message.task + 1]
+    left = tally.left()
+    # Not through rich, which would break the lines.
+    print(
+        f"{message.job}: task {message.task + 1}/{tally.tasks} ({names[message.task]}) learnt in "
+        f"{record.task_seconds[-1]:.1f} s, training accuracy {record.train_accuracy[-1]:.1%}, "
+        f"test accuracy on the tasks so far {fmean(learnt):.1%}; "
+        f"{tally.done / tally.total:.0%} of the run is done" + (f", about {_left(left)}" if left else ""),
+        flush=True,
+    )
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"

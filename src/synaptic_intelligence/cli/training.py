@@ -1,0 +1,139 @@
+"""What ``synaptic run`` does: open the folder, train with progress, report, and say how to go on after a stop."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import typer
+from rich.console import Console
+
+from synaptic_intelligence.cli.progress import show_progress
+from synaptic_intelligence.cli.refusal import fail, refusing
+from synaptic_intelligence.cli.reporting import report
+from synaptic_intelligence.experiments import Experiment
+from synaptic_intelligence.experiments.checkpoint import CheckpointError
+from synaptic_intelligence.experiments.folder import RefusedError, resume_run, start_run
+from synaptic_intelligence.experiments.plan import Job, Plan, Record
+from synaptic_intelligence.experiments.runner import default_workers, run
+from synaptic_intelligence.experiments.settings import Settings, flags
+from synaptic_intelligence.experiments.workers import JobError
+from synaptic_intelligence.result import Result
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for, checked.
+
+    Raises:
+        ValueError: a value makes no sense, or does not exist on this machine.
+    """
+
+    experiment: Experiment
+    settings: Settings
+    device: str
+    workers: int | None
+    threads: int
+    data_dir: Path | None
+    out: Path | None
+    resume: bool
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of them")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"--workers must be 0 or more, not {self.workers}")
+        if self.threads < 1:
+            raise ValueError(f"--threads must be 1 or more, not {self.threads}")
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            raise ValueError(f"--data-dir {self.data_dir}: there is no such folder")
+        _existing_device(self.device)
+
+    @property
+    def plan(self) -> Plan:
+        """What to train, and where."""
+        out = self.out or Path("runs") / self.experiment.name
+        device = _existing_device(self.device)
+        return Plan(self.experiment, self.settings, device, self.threads, self.data_dir, out)
+
+    @property
+    def command(self) -> str:
+        """The command that gives the same numbers, without the folders of this machine."""
+        words = ["synaptic", "run", self.experiment.name, *flags(self.settings, self.experiment.paper)]
+        words += ["--device", self.device] if self.device != "auto" else []
+        words += ["--threads", str(self.threads)] if self.threads != 1 else []
+        return shlex.join(words)
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        words = ["--workers", str(self.workers)] if self.workers is not None else []
+        words += ["--data-dir", str(self.data_dir)] if self.data_dir else []
+        words += ["--out", str(self.out)] if self.out else []
+        return shlex.join([*shlex.split(self.command), *words, "--resume"])
+
+
+def train(request: Request) -> None:
+    """Run the experiment to its end, and show what came of it."""
+    plan = request.plan
+    workers = default_workers(plan.settings, plan.device) if request.workers is None else request.workers
+    records: dict[Job, Record] = {}
+    with refusing(RefusedError, OSError):
+        if request.resume:
+            try:
+                result, records = resume_run(plan, workers)
+            except CheckpointError as error:
+                fail(str(error))
+        else:
+            result = start_run(plan, workers, request.command, overwrite=request.overwrite)
+    try:
+        if result.complete:
+            print(f"The run in {plan.out} is complete: nothing is left to train.")
+        else:
+            _print_header(plan, result, workers)
+            with show_progress(plan, records, Console()) as listen:
+                result = run(plan, result, records, workers, listen)
+        report(result, plan.result, plan.out)
+    except KeyboardInterrupt:
+        typer.echo(f"synaptic: stopped. {_way_on(request)}", err=True)
+        raise typer.Exit(130) from None
+    except JobError as error:
+        where = ""
+        if error.details:
+            (plan.out / "error.txt").write_text(error.details, "utf-8")
+            where = f" The traceback is in {plan.out / 'error.txt'}."
+        fail(f"{error}.{where} {_way_on(request)}")
+    except OSError as error:
+        fail(f"{error}. {_way_on(request)}")
+
+
+def _print_header(plan: Plan, result: Result, workers: int) -> None:
+    settings = plan.settings
+    strengths = " and ".join(f"{c:g}" for c in settings.c) if len(settings.c) < 3 else f"{len(settings.c)} values"
+    seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
+    processes = f"{workers} processes side by side" if workers > 1 else "one process"
+    print(
+        f"{result.title} ({plan.experiment.source} of the paper): {seeds}, c = {strengths}; {plan.device}, {processes}"
+    )
+    if result.deviations:
+        print(f"Not the paper's protocol: {'; '.join(result.deviations)}")
+
+
+def _way_on(request: Request) -> str:
+    return f"What is done is kept; go on with\n    {request.resume_command}"
+
+
+def _existing_device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return str(device)

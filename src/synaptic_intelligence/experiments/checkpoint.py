@@ -1,0 +1,82 @@
+"""A job's checkpoint: everything that it needs to go on as if it had never been stopped."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.experiments.plan import Job, Record
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read; the message names the file and says what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a job between two epochs.
+
+    Args:
+        task, epoch: the epoch to train next, both counted from 0; epoch 0 starts with a fresh optimizer.
+        seconds: training time of this task so far.
+        c: the strength that the synapses have.
+        weights, optimizer, synapses: the state dicts; that of the optimizer is empty before epoch 0.
+        order: state of the generator that shuffles the training images.
+        record: what was measured so far.
+    """
+
+    task: int
+    epoch: int
+    seconds: float
+    c: float
+    weights: dict[str, Any]
+    optimizer: dict[str, Any]
+    synapses: dict[str, Any]
+    order: torch.Tensor
+    record: Record
+
+
+def checkpoint_path(folder: Path, job: Job) -> Path:
+    """Return where the checkpoint of ``job`` lies.
+
+    Example:
+        >>> checkpoint_path(Path("checkpoints"), Job(seed=3, c=0.5)).name
+        'seed-3-c-0.5.pt'
+    """
+    return folder / (f"seed-{job.seed}-first-task.pt" if job.c is None else f"seed-{job.seed}-c-{job.c!r}.pt")
+
+
+def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint in one step; the old one stays whole until the new one is."""
+    # Field by field, as asdict would copy every tensor.
+    content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    with replacing(path) as temporary:
+        torch.save({**content, "record": asdict(checkpoint.record)}, temporary)
+
+
+def read_checkpoint(path: Path) -> Checkpoint | None:
+    """Return the checkpoint, on the CPU, or None where there is no file.
+
+    Raises:
+        CheckpointError: the file is damaged or holds something else.
+    """
+    try:
+        # torch.load does not look at the checksums that torch.save has written.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of its part {damaged} is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return Checkpoint(**{**content, "record": Record(**content["record"])})
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # zipfile, zlib, torch and pickle each have their own kinds for a damaged file
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}. Delete it, then resume: what it "
+            "held is trained again, with the same numbers, and all else is kept"
+        ) from error

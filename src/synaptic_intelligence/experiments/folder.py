@@ -1,0 +1,127 @@
+"""The folder of a run: what is there already, and whether a run may start or go on in it."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+
+from synaptic_intelligence.experiments.checkpoint import checkpoint_path, read_checkpoint
+from synaptic_intelligence.experiments.environment import describe_environment
+from synaptic_intelligence.experiments.plan import Job, Plan, Record
+from synaptic_intelligence.experiments.settings import deviations
+from synaptic_intelligence.result import JSON, Result, ResultError, read_result, write_result
+
+# Of the environment these decide the numbers, to the last bit, as the settings do.
+_DECISIVE = ("synaptic_intelligence", "torch", "device", "threads")
+_MADE_FROM_RESULT = ("figure.png", "figure.svg", "report.html")
+
+
+class RefusedError(ValueError):
+    """The run may not start or go on in this folder; the message says why, and what may."""
+
+
+def start_run(plan: Plan, workers: int, command: str, *, overwrite: bool) -> Result:
+    """Make the folder, write a result without runs into it, and return that.
+
+    Raises:
+        RefusedError: the folder holds a run, and ``overwrite`` is False.
+        OSError: the folder cannot be made or written.
+    """
+    if not overwrite:
+        _refuse_loss(plan)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    clear_checkpoints(plan)
+    for name in _MADE_FROM_RESULT:
+        (plan.out / name).unlink(missing_ok=True)
+    plan.checkpoints.mkdir()
+    result = Result(
+        experiment=plan.experiment.name,
+        title=plan.experiment.title,
+        settings=_settings(plan),
+        deviations=deviations(plan.settings, plan.experiment.paper),
+        task_names=list(plan.experiment.task_names),
+        runs=[],
+        planned_runs=plan.settings.seeds * len(plan.settings.c),
+        environment=describe_environment(plan.device, plan.threads, workers),
+        command=command,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        wall_seconds=0.0,
+        chance=plan.experiment.chance,
+    )
+    write_result(result, plan.result)
+    return result
+
+
+def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
+    """Return the result in the folder, and what each job has measured, from its checkpoint.
+
+    Checkpoints may be ahead of the result, as they are written first. A complete result comes without records.
+
+    Raises:
+        RefusedError: there is no run here, or it was started with other settings.
+        CheckpointError: a checkpoint is damaged.
+        OSError: the folder cannot be read.
+    """
+    try:
+        result = read_result(plan.result)
+    except FileNotFoundError:
+        raise RefusedError(f"nothing to resume: there is no {plan.result}. Leave out --resume") from None
+    except ResultError as error:
+        raise RefusedError(f"{error} Start anew with --overwrite, or in another folder with --out") from error
+    now = {"experiment": plan.experiment.name, **_settings(plan)}
+    then: dict[str, JSON] = {"experiment": result.experiment, **result.settings}
+    environment = describe_environment(plan.device, plan.threads, workers)
+    for name in _DECISIVE:
+        now[name], then[name] = environment[name], result.environment.get(name)
+    differing = [
+        f"{name} was {_shown(then.get(name))} and is {_shown(now.get(name))}"
+        for name in {**now, **then}
+        if now.get(name) != then.get(name)
+    ]
+    if differing:
+        raise RefusedError(
+            f"the run in {plan.out} has other settings: {'; '.join(differing)}. Resume with its own settings "
+            f"({result.command} --resume), or start anew with --overwrite, or elsewhere with --out"
+        )
+    if result.complete:
+        # It may have been killed between its last task and the end.
+        clear_checkpoints(plan)
+        return result, {}
+    plan.checkpoints.mkdir(exist_ok=True)
+    found = {job: read_checkpoint(checkpoint_path(plan.checkpoints, job)) for job in plan.jobs}
+    return result, {job: checkpoint.record for job, checkpoint in found.items() if checkpoint is not None}
+
+
+def clear_checkpoints(plan: Plan) -> None:
+    """Remove the checkpoints, and what a killed process may have left half-written."""
+    if plan.checkpoints.exists():
+        shutil.rmtree(plan.checkpoints)
+    for part in plan.out.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def _refuse_loss(plan: Plan) -> None:
+    way_out = "Go on with --resume, start anew with --overwrite, or write elsewhere with --out"
+    try:
+        result = read_result(plan.result)
+    except FileNotFoundError:
+        result = None
+    except ResultError as error:
+        raise RefusedError(f"{error} Start anew with --overwrite, or write elsewhere with --out") from error
+    if result is not None and result.complete:
+        raise RefusedError(
+            f"{plan.out} holds a complete result already. Start anew with --overwrite, or write elsewhere with --out"
+        )
+    # A result without runs and checkpoints, of a run that failed at once, holds nothing that could be lost.
+    if (result is not None and result.runs) or any(plan.checkpoints.glob("*.pt")):
+        raise RefusedError(f"{plan.out} holds a run that is not complete. {way_out}")
+
+
+def _settings(plan: Plan) -> dict[str, JSON]:
+    return {**plan.settings.as_json(), **plan.experiment.protocol}
+
+
+def _shown(value: JSON) -> str:
+    if isinstance(value, list):
+        return " ".join(_shown(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else "not set" if value is None else str(value)

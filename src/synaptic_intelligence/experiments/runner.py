@@ -1,0 +1,82 @@
+"""Running an experiment: its jobs in this process or in workers, and the result file as they go."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import torch
+
+from synaptic_intelligence.experiments.folder import clear_checkpoints
+from synaptic_intelligence.experiments.plan import Job, Message, Plan, Record, TaskDone
+from synaptic_intelligence.experiments.settings import Settings
+from synaptic_intelligence.experiments.workers import run_here, run_in_workers
+from synaptic_intelligence.result import Result, Run, write_result
+
+
+def run(
+    plan: Plan, result: Result, records: dict[Job, Record], workers: int, listen: Callable[[Message], None]
+) -> Result:
+    """Train what is left of ``plan``, and return the complete result, whose file is renewed after each task.
+
+    Where the result is complete already there is nothing to do.
+
+    Args:
+        plan: what to train.
+        result: the result so far, as ``start_run`` or ``resume_run`` gives it.
+        records: what jobs have measured so far; empty for a new run.
+        workers: processes side by side; 0 or 1: this one alone.
+        listen: is told of each job, epoch and task.
+
+    Raises:
+        JobError: a job failed or its worker died; what was done until then can be resumed.
+        OSError: the result cannot be written.
+    """
+    if result.complete:
+        return result
+    began, before, records = time.monotonic(), result.wall_seconds, dict(records)
+
+    def write() -> Result:
+        seconds = before + time.monotonic() - began
+        now = replace(result, runs=_runs(plan, records), wall_seconds=seconds)
+        write_result(now, plan.result)
+        return now
+
+    def note(message: Message) -> None:
+        if isinstance(message, TaskDone):
+            records[message.job] = message.record
+            write()
+        listen(message)
+
+    left = unfinished_jobs(plan, records)
+    if workers > 1 and left:
+        run_in_workers(plan, left, workers, note)
+    else:
+        run_here(plan, left, note)
+    complete = write()
+    clear_checkpoints(plan)
+    return complete
+
+
+def unfinished_jobs(plan: Plan, records: dict[Job, Record]) -> list[Job]:
+    """Return the jobs that still have tasks to train, first tasks first."""
+    return [job for job in plan.jobs if job not in records or len(records[job].accuracy) < plan.tasks(job).stop]
+
+
+def default_workers(settings: Settings, device: str) -> int:
+    """Return how many processes to run side by side: one for each core and run, as far as both go; one on a GPU.
+
+    Two processes of one thread each train nearly twice as fast as one process of two: a step is too small to be shared.
+    """
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(cores, settings.seeds * len(settings.c)) if torch.device(device).type == "cpu" else 1
+
+
+def _runs(plan: Plan, records: dict[Job, Record]) -> list[Run]:
+    """Every run that has learnt a task; where its own job has not, that is the seed's first."""
+    pairs = [(seed, c) for seed in plan.settings.all_seeds for c in plan.settings.c]
+    found = [(pair, records.get(Job(*pair)) or records.get(Job(pair[0], None))) for pair in pairs]
+    return [Run(*pair, **asdict(record)) for pair, record in found if record is not None and record.accuracy]

@@ -1,0 +1,110 @@
+"""What a user may set in an experiment, and how that differs from the paper's protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+
+from synaptic_intelligence.result import JSON
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides an experiment's numbers, apart from the machine.
+
+    Args:
+        seeds: how many runs of each strength, with the seeds ``first_seed``, ``first_seed + 1``, ...
+        first_seed: the smallest seed, not negative.
+        c: strengths of the synapses; 0 is a network without them.
+        xi: damping of the importance, in units of theta^2.
+        epochs: passes over the training images of each task.
+        batch_size: images in a step.
+        lr: learning rate.
+        limit: train on the first ``limit`` images of each task only; None: on all of them.
+
+    Raises:
+        ValueError: a value makes no sense; the message begins with its name.
+
+    Example:
+        >>> paper = Settings(seeds=2, first_seed=5, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3)
+        >>> list(paper.all_seeds)
+        [5, 6]
+    """
+
+    seeds: int
+    first_seed: int
+    c: tuple[float, ...]
+    xi: float
+    epochs: int
+    batch_size: int
+    lr: float
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "epochs", "batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")
+        # Each seed gives two generators (2 * seed and 2 * seed + 1), whose seeds have 64 bits.
+        if not 0 <= self.first_seed < 2**62:
+            raise ValueError(f"first_seed must be 0 or more and below 2^62, not {self.first_seed}")
+        for name in ("xi", "lr"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive number, not {value:g}")
+        if not self.c:
+            raise ValueError("c needs at least one strength")
+        for c in self.c:
+            if not (math.isfinite(c) and c >= 0):
+                raise ValueError(f"c must be 0 or more, not {c:g}")
+            if self.c.count(c) > 1:
+                raise ValueError(f"c has {c:g} more than once")
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of the runs."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    def as_json(self) -> dict[str, JSON]:
+        """The settings by name, as the result file holds them."""
+        return {**asdict(self), "c": list(self.c)}
+
+
+_IN_WORDS: dict[str, Callable[[Settings, Settings], str]] = {
+    "xi": lambda ours, paper: f"xi {ours.xi:g} instead of {paper.xi:g}",
+    "epochs": lambda ours, paper: f"{ours.epochs} epoch{'s'[: ours.epochs != 1]} instead of {paper.epochs}",
+    "batch_size": lambda ours, paper: f"batches of {ours.batch_size} instead of {paper.batch_size}",
+    "lr": lambda ours, paper: f"learning rate {ours.lr:g} instead of {paper.lr:g}",
+    "limit": lambda ours, paper: f"only the first {ours.limit} training images of each task",
+}
+
+
+def deviations(ours: Settings, paper: Settings) -> list[str]:
+    """Say in words where ``ours`` leaves the protocol ``paper``; other seeds and strengths stay within it.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> paper = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3)
+        >>> deviations(replace(paper, seeds=3, epochs=2), paper)
+        ['2 epochs instead of 10']
+    """
+    return [say(ours, paper) for name, say in _IN_WORDS.items() if getattr(ours, name) != getattr(paper, name)]
+
+
+def flags(ours: Settings, paper: Settings) -> list[str]:
+    """Return the command line flags that turn the settings ``paper``, the defaults, into ``ours``.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> paper = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3)
+        >>> flags(replace(paper, seeds=3, c=(0.5,)), paper)
+        ['--seeds', '3', '--c', '0.5']
+    """
+    words = []
+    for field in fields(ours):
+        value = getattr(ours, field.name)
+        if value != getattr(paper, field.name):
+            for item in value if isinstance(value, tuple) else (value,):
+                words += [f"--{field.name.replace('_', '-')}", str(item)]
+    return words

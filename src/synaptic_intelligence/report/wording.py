@@ -1,0 +1,50 @@
+"""The words that table, figure and page share, so that they say the same thing."""
+
+from __future__ import annotations
+
+from synaptic_intelligence.report.statistics import Summary
+from synaptic_intelligence.result import Result
+
+
+def strength(c: float) -> str:
+    """Return the name of a strength.
+
+    Example:
+        >>> strength(0.0), strength(0.1)
+        ('without synapses (c = 0)', 'c = 0.1')
+    """
+    return "without synapses (c = 0)" if c == 0 else f"c = {c:g}"
+
+
+def numbers_shown(summaries: list[Summary]) -> str:
+    """Say what the numbers are: means over how many seeds, with which interval.
+
+    Example:
+        >>> numbers_shown([])
+        'No run is complete.'
+    """
+    if not summaries:
+        return "No run is complete."
+    seeds = sorted({summary.seeds for summary in summaries})
+    if seeds == [1]:
+        return "One seed, so no interval."
+    return f"Mean and 95 % interval (Student's t) over {' or '.join(map(str, seeds))} seeds."
+
+
+def warnings(result: Result) -> list[str]:
+    """Return what a reader must know before believing the numbers; empty for a full run of the paper's protocol.
+
+    Example:
+        >>> warnings(Result(
+        ...     experiment="split-mnist", title="Split MNIST", settings={}, deviations=["2 epochs instead of 10"],
+        ...     task_names=["0 or 1"], runs=[], planned_runs=6, environment={}, command="synaptic run",
+        ...     started="2025-01-31T12:00:00+00:00", wall_seconds=0.0, chance=0.5))
+        ["This is not the paper's protocol: 2 epochs instead of 10.", 'Incomplete: 0 of 6 runs are complete.']
+    """
+    said = []
+    if result.deviations:
+        said.append(f"This is not the paper's protocol: {'; '.join(result.deviations)}.")
+    if not result.complete:
+        shown = " Only these are shown." if result.complete_runs else ""
+        said.append(f"Incomplete: {len(result.complete_runs)} of {result.planned_runs} runs are complete.{shown}")
+    return said

@@ -1,0 +1,286 @@
+"""A run that is stopped anywhere and resumed ends with the numbers of one that was not, to the last bit."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import synaptic_intelligence as si
+from synaptic_intelligence.experiments.checkpoint import CheckpointError
+from synaptic_intelligence.experiments.experiment import Experiment
+from synaptic_intelligence.experiments.folder import RefusedError, resume_run, start_run
+from synaptic_intelligence.experiments.plan import EpochDone, Message, Plan
+from synaptic_intelligence.experiments.runner import run
+from synaptic_intelligence.experiments.settings import Settings
+from synaptic_intelligence.experiments.workers import JobError
+from synaptic_intelligence.result import Result, Run, read_result
+from synaptic_intelligence.tasks import Stream, Task, split_by_class
+from synaptic_intelligence.train import test_accuracy as accuracy_on
+from synaptic_intelligence.train import train_epoch
+
+SETTINGS = Settings(seeds=2, first_seed=3, c=(0.0, 50.0), xi=1e-3, epochs=2, batch_size=8, lr=0.02)
+
+
+def _network(generator: torch.Generator) -> nn.Module:
+    hidden, output = nn.utils.skip_init(nn.Linear, 6, 16), nn.utils.skip_init(nn.Linear, 16, 6)
+    for parameter in (*hidden.parameters(), *output.parameters()):
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    return nn.Sequential(hidden, nn.ReLU(), output)
+
+
+def _stream(data_dir: Path | None) -> Stream:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(6, (240,), generator=generator)
+    inputs = torch.randn(6, 6, generator=generator)[targets] + torch.randn(240, 6, generator=generator)
+    data = Task("blobs", inputs[:180], targets[:180], inputs[180:], targets[180:], classes=tuple(range(6)))
+    return split_by_class(data, ((0, 1), (2, 3), (4, 5)))
+
+
+TINY = Experiment(
+    name="tiny",
+    title="Tiny",
+    what="three tasks of two blobs",
+    source="nowhere",
+    paper=SETTINGS,
+    protocol={"network": "6-16-6"},
+    task_names=("0/1", "2/3", "4/5"),
+    chance=0.5,
+    multi_head=True,
+    network=_network,
+    stream=_stream,
+)
+
+
+def _plan(out: Path, settings: Settings = SETTINGS) -> Plan:
+    return Plan(TINY, settings, device="cpu", threads=1, data_dir=None, out=out)
+
+
+def _ignore(message: Message) -> None:
+    pass
+
+
+def _start(plan: Plan, listen: Callable[[Message], None] = _ignore) -> Result:
+    result = start_run(plan, 1, "synaptic run tiny", overwrite=False)
+    return run(plan, result, {}, 1, listen)
+
+
+def _resume(plan: Plan, listen: Callable[[Message], None] = _ignore) -> Result:
+    return run(plan, *resume_run(plan, 1), 1, listen)
+
+
+def _numbers(result: Result) -> list[object]:
+    return [(r.seed, r.c, r.accuracy, r.baseline, r.train_accuracy) for r in result.runs]
+
+
+class _Stop(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def _stop_at(message_number: int, heard: list[Message] | None = None) -> Callable[[Message], None]:
+    heard = [] if heard is None else heard
+
+    def listen(message: Message) -> None:
+        heard.append(message)
+        if len(heard) == message_number:
+            raise _Stop
+
+    return listen
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return _start(_plan(tmp_path_factory.mktemp("whole")))
+
+
+def test_a_run_equals_an_ordinary_loop(whole: Result) -> None:
+    """Neither the shared first task nor the way through checkpoints changes a number."""
+    seed, c, tasks = 4, 50.0, _stream(None)
+    model = _network(torch.Generator().manual_seed(2 * seed))
+    order = torch.Generator().manual_seed(2 * seed + 1)
+    baseline = [accuracy_on(model, task, multi_head=True) for task in tasks]
+    optimizer = torch.optim.Adam(model.parameters(), lr=SETTINGS.lr, fused=True)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=c, xi=SETTINGS.xi)
+    rows, train_accuracy = [], []
+    for task in tasks:
+        for _ in range(SETTINGS.epochs):
+            epoch = train_epoch(model, optimizer, task, batch_size=8, generator=order, multi_head=True)
+        synapses.consolidate()
+        rows.append([accuracy_on(model, other, multi_head=True) for other in tasks])
+        train_accuracy.append(epoch.accuracy)
+        optimizer = torch.optim.Adam(model.parameters(), lr=SETTINGS.lr, fused=True)
+        synapses.attach(optimizer)
+    assert (seed, c, rows, baseline, train_accuracy) in _numbers(whole)
+
+
+def test_the_strengths_share_the_first_task_and_differ_after_it(whole: Result) -> None:
+    without, with_synapses = whole.runs[:2]
+    assert (without.seed, without.c, with_synapses.seed, with_synapses.c) == (3, 0.0, 3, 50.0)
+    assert without.accuracy[0] == with_synapses.accuracy[0]
+    assert without.task_seconds[0] == with_synapses.task_seconds[0] > 0
+    assert without.accuracy[1:] != with_synapses.accuracy[1:]
+
+
+def test_a_complete_run_leaves_its_result_alone(tmp_path: Path, whole: Result) -> None:
+    result = _start(_plan(tmp_path))
+    assert _numbers(result) == _numbers(whole)
+    assert result.complete
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert read_result(tmp_path / "result.json") == result
+
+
+def test_the_global_random_state_is_neither_used_nor_changed(tmp_path: Path, whole: Result) -> None:
+    torch.manual_seed(12345)
+    before = torch.random.get_rng_state()
+    assert _numbers(_start(_plan(tmp_path))) == _numbers(whole)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# The first task tells 4 messages (start, 2 epochs, task), and each of the 2 strengths 7 (start, 2 x (2 epochs, task)).
+@pytest.mark.parametrize("message_number", range(1, 19))
+def test_stopped_at_any_message_it_resumes_to_the_same_numbers(
+    tmp_path: Path, whole: Result, message_number: int
+) -> None:
+    plan = _plan(tmp_path, replace(SETTINGS, seeds=1))
+    heard: list[Message] = []
+    with pytest.raises(_Stop):
+        _start(plan, _stop_at(message_number, heard))
+    resumed = _resume(plan, heard.append)
+    assert _numbers(resumed) == _numbers(whole)[:2]
+    assert all(len(r.task_seconds) == 3 for r in resumed.runs)
+    assert not plan.checkpoints.exists()
+    # What was trained before the stop is not trained again.
+    assert sum(isinstance(message, EpochDone) for message in heard) == 10
+
+
+def test_stopped_between_checkpoint_and_result_it_resumes_to_the_same_numbers(tmp_path: Path, whole: Result) -> None:
+    plan = _plan(tmp_path)
+    result = start_run(plan, 1, "synaptic run tiny", overwrite=False)
+    old = plan.result.read_bytes()
+    with pytest.raises(_Stop):
+        run(plan, result, {}, 1, _stop_at(30))
+    plan.result.write_bytes(old)
+    (tmp_path / ".result.json.abc.part").write_bytes(old[:10])
+    assert _numbers(_resume(plan)) == _numbers(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_the_result_grows_with_each_task(tmp_path: Path) -> None:
+    plan, lengths = _plan(tmp_path, replace(SETTINGS, seeds=1)), []
+
+    def listen(message: Message) -> None:
+        lengths.append([len(r.accuracy) for r in read_result(plan.result).runs])
+
+    _start(plan, listen)
+    assert lengths[0] == []
+    assert [now for now, before in zip(lengths[1:], lengths, strict=False) if now != before] == [
+        [1, 1],
+        [2, 1],
+        [3, 1],
+        [3, 2],
+        [3, 3],
+    ]
+
+
+@pytest.mark.parametrize("name", ["seed-3-first-task.pt", "seed-3-c-0.0.pt"])
+@pytest.mark.parametrize("harm", ["cut", "bit", "other"])
+def test_a_damaged_checkpoint_is_named_and_can_be_deleted(tmp_path: Path, whole: Result, name: str, harm: str) -> None:
+    plan = _plan(tmp_path)
+    with pytest.raises(_Stop):
+        _start(plan, _stop_at(14))
+    path = plan.checkpoints / name
+    content = bytearray(path.read_bytes())
+    if harm == "cut":
+        content = content[: len(content) // 2]
+    elif harm == "bit":
+        # In a tensor's numbers, where torch.load would take it for another number.
+        with zipfile.ZipFile(path) as archive:
+            largest = max(archive.infolist(), key=lambda part: part.file_size)
+        names = struct.unpack_from("<HH", content, largest.header_offset + 26)
+        content[largest.header_offset + 30 + sum(names) + largest.file_size // 2] ^= 1
+    else:
+        content = bytearray(b"something else")
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read: .*Delete it, then resume"):
+        resume_run(plan, 1)
+    path.unlink()
+    assert _numbers(_resume(plan)) == _numbers(whole)
+
+
+def test_resuming_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(_Stop):
+        _start(_plan(tmp_path), _stop_at(3))
+    other = _plan(tmp_path, replace(SETTINGS, epochs=3, c=(0.0, 1.0)))
+    with pytest.raises(RefusedError, match=r"c was 0 50 and is 0 1; epochs was 2 and is 3\. .*synaptic run tiny"):
+        resume_run(other, 1)
+    with pytest.raises(RefusedError, match="threads was 1 and is 2"):
+        resume_run(replace(_plan(tmp_path), threads=2), 1)
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=r"nothing to resume: there is no .*result\.json"):
+        resume_run(_plan(tmp_path), 1)
+
+
+def test_a_folder_with_a_run_is_refused_unless_overwritten(tmp_path: Path, whole: Result) -> None:
+    plan = _plan(tmp_path)
+    with pytest.raises(_Stop):
+        _start(plan, _stop_at(3))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(RefusedError, match="not complete"):
+        _start(plan)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (tmp_path / "figure.png").touch()
+    result = start_run(plan, 1, "synaptic run tiny", overwrite=True)
+    assert result.runs == []
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "result.json"]
+    assert _numbers(run(plan, result, {}, 1, _ignore)) == _numbers(whole)
+    with pytest.raises(RefusedError, match="complete result"):
+        _start(plan)
+
+
+def test_checkpoints_or_a_foreign_result_are_not_overwritten_either(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    with pytest.raises(_Stop):
+        _start(plan, _stop_at(3))
+    plan.result.unlink()
+    with pytest.raises(RefusedError, match="not complete"):
+        _start(plan)
+    shutil.rmtree(plan.checkpoints)
+    plan.result.write_text("{}")
+    with pytest.raises(RefusedError, match=r"result\.json.*--overwrite"):
+        _start(plan)
+    with pytest.raises(RefusedError, match=r"result\.json.*--overwrite"):
+        _resume(plan)
+
+
+def test_a_run_that_failed_at_once_can_be_started_again(tmp_path: Path, whole: Result) -> None:
+    def no_data(data_dir: Path | None) -> Stream:
+        raise ValueError("no data here")
+
+    plan = _plan(tmp_path)
+    result = start_run(plan, 1, "synaptic run tiny", overwrite=False)
+    with pytest.raises(JobError, match="seed 3, first task: ValueError: no data here") as caught:
+        run(replace(plan, experiment=replace(TINY, stream=no_data)), result, {}, 1, _ignore)
+    assert "in no_data" in caught.value.details
+    assert _numbers(_start(plan)) == _numbers(whole)
+
+
+def test_a_result_holds_settings_protocol_deviations_and_where_it_was_made(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, replace(SETTINGS, seeds=1, epochs=1, limit=10))
+    result = _start(plan)
+    assert result.settings["c"] == [0.0, 50.0]
+    assert result.settings["network"] == "6-16-6"
+    assert result.deviations == ["1 epoch instead of 2", "only the first 10 training images of each task"]
+    assert result.planned_runs == 2
+    assert result.environment["torch"] == torch.__version__
+    assert result.wall_seconds > 0
+    assert str(Path.cwd()) not in plan.result.read_text()
+    assert set(asdict(result.runs[0])) == set(Run.__dataclass_fields__)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from synaptic_intelligence.experiments import EXPERIMENTS
+from synaptic_intelligence.experiments.settings import Settings
+from synaptic_intelligence.experiments.split_mnist import SPLIT_MNIST, network, stream
+
+
+def _layers(seed: int) -> list[nn.Linear]:
+    model = network(torch.Generator().manual_seed(seed))
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+
+
+def test_the_defaults_are_the_papers() -> None:
+    assert EXPERIMENTS["split-mnist"] is SPLIT_MNIST
+    assert SPLIT_MNIST.paper == Settings(
+        seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3, limit=None
+    )
+    assert SPLIT_MNIST.multi_head
+    assert SPLIT_MNIST.chance == 0.5
+
+
+def test_the_network_is_784_256_256_10() -> None:
+    model = network(torch.Generator().manual_seed(0))
+    kinds = [type(layer) for layer in model.children()]
+    assert kinds == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert [(layer.in_features, layer.out_features) for layer in _layers(0)] == [(784, 256), (256, 256), (256, 10)]
+
+
+def test_hidden_weights_are_glorot_uniform_and_all_else_is_zero() -> None:
+    *hidden, output = _layers(0)
+    for layer in hidden:
+        bound = math.sqrt(6 / (layer.in_features + layer.out_features))
+        assert layer.weight.abs().max() <= bound
+        # The standard deviation of a uniform distribution, whose estimate from 65536 numbers is good to about 0.2 %.
+        assert math.isclose(layer.weight.std().item(), bound / math.sqrt(3), rel_tol=0.01)
+        assert not layer.bias.any()
+    assert not output.weight.any()
+    assert not output.bias.any()
+
+
+def test_the_weights_come_from_the_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    first, again, other = _layers(0)[0].weight, _layers(0)[0].weight, _layers(1)[0].weight
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_stream_is_five_pairs_of_digits_with_all_their_images() -> None:
+    tasks = stream()
+    assert tuple(task.name for task in tasks) == SPLIT_MNIST.task_names == ("0/1", "2/3", "4/5", "6/7", "8/9")
+    assert [task.classes for task in tasks] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    assert sum(len(task.train_targets) for task in tasks) == 60000
+    assert sum(len(task.test_targets) for task in tasks) == 10000

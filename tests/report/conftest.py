@@ -1,0 +1,51 @@
+"""Made-up results for the reports' tests: no network is trained, the accuracies follow from a formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import pytest
+
+from synaptic_intelligence.result import Result, Run
+
+MakeResult: TypeAlias = Callable[..., Result]
+
+
+def made_up_run(seed: int, c: float, tasks: int, rows: int) -> Run:
+    """Accuracy 1 on a task when it is learnt, and each later task costs (seed + 1) % of it, ten times as much at c = 0.
+
+    A task that is not yet learnt is at 0.5.
+    """
+    loss = (seed + 1) * (0.1 if c == 0 else 0.01)
+    matrix = [[max(0.0, 1 - loss * (i - j)) if j <= i else 0.5 for j in range(tasks)] for i in range(rows)]
+    return Run(seed, c, matrix, baseline=[0.5] * tasks, task_seconds=[2.0] * rows, train_accuracy=[1.0] * rows)
+
+
+@pytest.fixture(scope="session")
+def make_result() -> MakeResult:
+    """A function that makes a result; by default the protocol, complete, five tasks, c of 0 and 1, three seeds."""
+
+    def make(
+        *, tasks: int = 5, strengths: Sequence[float] = (0.0, 1.0), seeds: int = 3, unfinished: int = 0, **changes: Any
+    ) -> Result:
+        runs = [made_up_run(seed, c, tasks, tasks) for seed in range(seeds) for c in strengths]
+        for i in range(unfinished):
+            runs[-1 - i] = made_up_run(runs[-1 - i].seed, runs[-1 - i].c, tasks, rows=tasks // 2)
+        fields: dict[str, Any] = {
+            "experiment": "split-mnist",
+            "title": "Split MNIST",
+            "settings": {"batch_size": 64, "hidden": [256, 256], "note": "<script>alert('settings')</script>"},
+            "deviations": [],
+            "task_names": [f"{2 * i} or {2 * i + 1}" for i in range(tasks)],
+            "runs": runs,
+            "planned_runs": len(runs),
+            "environment": {"torch": "2.13.0", "threads": 2},
+            "command": "synaptic run split-mnist --seeds 3",
+            "started": "2025-01-31T12:00:00+00:00",
+            "wall_seconds": 96.0,
+            "chance": 0.5,
+        }
+        return Result(**{**fields, **changes})
+
+    return make
