@@ -46,7 +46,7 @@ def test_list_shows_every_experiment_and_its_place_in_the_paper() -> None:
     outcome = Outcome("list")
     assert outcome.code == 0
     line = next(line for line in outcome.out.splitlines() if line.startswith("split-mnist "))
-    assert "five tasks of two digits each" in line
+    assert "five tasks of two digits, one head each" in line
     assert line.rstrip().endswith("figure 3")
 
 

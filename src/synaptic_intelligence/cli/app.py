@@ -143,7 +143,7 @@ def _run(
 
 @app.command("report", epilog=_EXAMPLES)
 def _report(
-    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Result files, or their folders.")],
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT", help="Result files, or their folders.")],
     out: Annotated[Path | None, typer.Option(help="Where figure and page go. Default: beside the result.")] = None,
 ) -> None:
     """Show results as tables; write a figure and a page of each."""

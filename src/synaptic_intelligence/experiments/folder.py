@@ -80,8 +80,8 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
     ]
     if differing:
         raise RefusedError(
-            f"the run in {plan.out} has other settings: {'; '.join(differing)}. Resume with its own settings "
-            f"({result.command} --resume), or start anew with --overwrite, or elsewhere with --out"
+            f"the run in {plan.out} has other settings: {'; '.join(differing)}. Resume with its own "
+            f"settings ({result.command}), or start anew with --overwrite, or elsewhere with --out"
         )
     if result.complete:
         # It may have been killed between its last task and the end.
