@@ -20,6 +20,9 @@ from synaptic_intelligence.errors import SynapseError
 # it keeps neither alive, and forgets them when they go.
 _holders: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
+# Optimizers whose synapses went elsewhere, with the hook that makes their steps raise.
+_left_optimizers: weakref.WeakKeyDictionary[Optimizer, RemovableHandle] = weakref.WeakKeyDictionary()
+
 PreHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
 PostHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 
@@ -155,6 +158,9 @@ class Binding:
                 raise SynapseError(f"parameter {name!r} has synapses already: attach(optimizer) or detach() those")
         if instead_of is not None:
             instead_of.release()
+        refusal = _left_optimizers.pop(self.optimizer, None)
+        if refusal is not None:
+            refusal.remove()
         self._hooks = [
             self.optimizer.register_step_pre_hook(before),
             self.optimizer.register_step_post_hook(after),
@@ -172,7 +178,8 @@ class Binding:
         for parameter in list(_holders):
             if _holder(parameter) is self:
                 del _holders[parameter]
-        self.optimizer.register_step_pre_hook(_refuse_step)
+        if self.optimizer not in _left_optimizers:
+            _left_optimizers[self.optimizer] = self.optimizer.register_step_pre_hook(_refuse_step)
 
     def replace(self, old: Tensor, new: Tensor) -> None:
         """Note that the optimizer holds ``new`` in the place of ``old``."""
@@ -208,12 +215,6 @@ def _holder(parameter: Tensor) -> Binding | None:
 
 
 def _refuse_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Stand on an optimizer whose synapses went elsewhere."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            holder = _holder(parameter)
-            if holder is not None and holder.optimizer is optimizer:
-                return  # new synapses were put on it since
     raise SynapseError(
         "the synapses of this optimizer were detached or moved to another: step that one, or attach(optimizer) them"
     )

@@ -261,6 +261,20 @@ def test_checkpoints_or_a_foreign_result_are_not_overwritten_either(tmp_path: Pa
         _resume(plan)
 
 
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(RefusedError, match=r"holds report\.html already"):
+        _start(plan)
+    (tmp_path / "report.html").unlink()
+    plan.checkpoints.mkdir()
+    mine = (plan.checkpoints / "mine.pt", tmp_path / ".mine.part")
+    for path in mine:
+        path.write_text("mine")
+    assert _start(plan).complete
+    assert sorted(tmp_path.rglob("*")) == sorted([plan.result, plan.checkpoints, *mine])
+
+
 def test_a_run_that_failed_at_once_can_be_started_again(tmp_path: Path, whole: Result) -> None:
     def no_data(data_dir: Path | None) -> Stream:
         raise ValueError("no data here")

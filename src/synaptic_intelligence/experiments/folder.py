@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import UTC, datetime
 
 from synaptic_intelligence.experiments.checkpoint import checkpoint_path, read_checkpoint
@@ -33,7 +32,7 @@ def start_run(plan: Plan, workers: int, command: str, *, overwrite: bool) -> Res
     clear_checkpoints(plan)
     for name in _MADE_FROM_RESULT:
         (plan.out / name).unlink(missing_ok=True)
-    plan.checkpoints.mkdir()
+    plan.checkpoints.mkdir(exist_ok=True)
     result = Result(
         experiment=plan.experiment.name,
         title=plan.experiment.title,
@@ -93,28 +92,30 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
 
 
 def clear_checkpoints(plan: Plan) -> None:
-    """Remove the checkpoints, and what a killed process may have left half-written."""
-    if plan.checkpoints.exists():
-        shutil.rmtree(plan.checkpoints)
-    for part in plan.out.glob(".*.part"):
-        part.unlink(missing_ok=True)
+    """Remove the checkpoints, and what a killed process left half-written; what is not ours stays."""
+    ours = [*plan.checkpoints.glob("seed-*.pt"), *plan.checkpoints.glob(".seed-*.part")]
+    for path in (*ours, *plan.out.glob(f".{plan.result.name}.*.part")):
+        path.unlink(missing_ok=True)
+    if plan.checkpoints.exists() and not any(plan.checkpoints.iterdir()):
+        plan.checkpoints.rmdir()
 
 
 def _refuse_loss(plan: Plan) -> None:
-    way_out = "Go on with --resume, start anew with --overwrite, or write elsewhere with --out"
+    way_out = "Start anew with --overwrite, or write elsewhere with --out"
     try:
         result = read_result(plan.result)
     except FileNotFoundError:
         result = None
     except ResultError as error:
-        raise RefusedError(f"{error} Start anew with --overwrite, or write elsewhere with --out") from error
+        raise RefusedError(f"{error} {way_out}") from error
     if result is not None and result.complete:
-        raise RefusedError(
-            f"{plan.out} holds a complete result already. Start anew with --overwrite, or write elsewhere with --out"
-        )
+        raise RefusedError(f"{plan.out} holds a complete result already. {way_out}")
     # A result without runs and checkpoints, of a run that failed at once, holds nothing that could be lost.
-    if (result is not None and result.runs) or any(plan.checkpoints.glob("*.pt")):
-        raise RefusedError(f"{plan.out} holds a run that is not complete. {way_out}")
+    if (result is not None and result.runs) or any(plan.checkpoints.glob("seed-*.pt")):
+        raise RefusedError(f"{plan.out} holds a run that is not complete. Go on with --resume. {way_out}")
+    made = [name for name in _MADE_FROM_RESULT if (plan.out / name).exists()]
+    if made and result is None:
+        raise RefusedError(f"{plan.out} holds {made[0]} already, which a run would replace. {way_out}")
 
 
 def _settings(plan: Plan) -> dict[str, JSON]:
