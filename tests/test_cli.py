@@ -198,6 +198,9 @@ def test_a_failed_job_says_why_and_keeps_the_traceback(tmp_path: Path) -> None:
     assert outcome.error.endswith(f"--workers 1 --data-dir {data} --out {out} --resume\n")
     assert "in load_mnist" in (out / "error.txt").read_text()
 
+    assert Outcome(*QUICK, "--out", out, "--resume").code == 0
+    assert not (out / "error.txt").exists()
+
 
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real: Callable[[str], Any] = importlib.util.find_spec

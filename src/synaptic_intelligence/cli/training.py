@@ -94,6 +94,7 @@ def train(request: Request) -> None:
             print(f"The run in {plan.out} is complete: nothing is left to train.")
         else:
             _print_header(plan, result, workers)
+            (plan.out / "error.txt").unlink(missing_ok=True)
             with show_progress(plan, records, Console()) as listen:
                 result = run(plan, result, records, workers, listen)
         report(result, plan.result, plan.out)
