@@ -139,7 +139,7 @@ def test_several_epochs_learn_the_task() -> None:
     ]
     assert epochs[-1].loss < 0.5 * epochs[0].loss
     assert epochs[-1].accuracy > 0.95
-    assert train.test_accuracy(model, task, multi_head=False) > 0.9
+    assert train.evaluate(model, task, multi_head=False) > 0.9
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
@@ -153,7 +153,7 @@ def test_a_task_beyond_the_model_s_logits_is_refused() -> None:
     with pytest.raises(ValueError, match="classes must be some of the logits' 0 to 3"):
         one_epoch(model, make_data(), multi_head=True)
     with pytest.raises(ValueError, match="classes must be some of the logits' 0 to 3"):
-        train.test_accuracy(model, make_data(), multi_head=True)
+        train.evaluate(model, make_data(), multi_head=True)
 
 
 class Constant(nn.Module):
@@ -178,8 +178,8 @@ def test_accuracy_is_counted_over_all_batches() -> None:
     x = torch.zeros(2500, 1)
     task = Task("thirds", x, labels, x, labels, classes=(0, 1, 2))
     model = Constant([0.0, 3.0, 2.0, 9.0])
-    assert train.test_accuracy(model, task, multi_head=False) == 0.0
-    assert train.test_accuracy(model, task, multi_head=True) == 833 / 2500
+    assert train.evaluate(model, task, multi_head=False) == 0.0
+    assert train.evaluate(model, task, multi_head=True) == 833 / 2500
     assert sum(model.batches) == 2 * 2500
     assert len(model.batches) > 2
 
@@ -193,9 +193,9 @@ def test_every_module_is_put_back_in_its_own_mode(fails: bool) -> None:
     if fails:
         model.append(nn.Linear(1, 6))
         with pytest.raises(RuntimeError, match="mat1 and mat2"):
-            train.test_accuracy(model, make_data(), multi_head=False)
+            train.evaluate(model, make_data(), multi_head=False)
     else:
-        train.test_accuracy(model, make_data(), multi_head=False)
+        train.evaluate(model, make_data(), multi_head=False)
     assert [module.training for module in model.modules()][:4] == [True, True, False, True]
 
 
@@ -203,7 +203,7 @@ def test_testing_changes_neither_weights_nor_statistics_nor_random_state() -> No
     model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random_state = torch.get_rng_state()
-    accuracies = {train.test_accuracy(model, make_data(), multi_head=True) for _ in range(2)}
+    accuracies = {train.evaluate(model, make_data(), multi_head=True) for _ in range(2)}
     assert len(accuracies) == 1
     assert torch.equal(torch.get_rng_state(), random_state)
     for name, value in model.state_dict().items():

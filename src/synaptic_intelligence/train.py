@@ -86,7 +86,7 @@ def train_epoch(
         >>> shuffle = torch.Generator().manual_seed(0)
         >>> for _ in range(10):
         ...     epoch = train_epoch(model, optimizer, task, batch_size=4, generator=shuffle, multi_head=False)
-        >>> epoch.accuracy, test_accuracy(model, task, multi_head=False)
+        >>> epoch.accuracy, evaluate(model, task, multi_head=False)
         (1.0, 1.0)
     """
     if batch_size < 1:
@@ -119,7 +119,7 @@ def train_epoch(
 
 
 @torch.no_grad()
-def test_accuracy(model: nn.Module, task: Task, *, multi_head: bool) -> float:
+def evaluate(model: nn.Module, task: Task, *, multi_head: bool) -> float:
     """Return the share (0 to 1) of the task's test examples that the model in evaluation mode gets right.
 
     With ``multi_head`` the logits of classes outside the task are masked. Every module is put back in the
@@ -130,7 +130,7 @@ def test_accuracy(model: nn.Module, task: Task, *, multi_head: bool) -> float:
 
     Example:
         >>> x, y = torch.eye(3), torch.tensor([0, 1, 2])
-        >>> test_accuracy(nn.Identity(), Task("which", x, y, x, y, classes=(0, 1, 2)), multi_head=True)
+        >>> evaluate(nn.Identity(), Task("which", x, y, x, y, classes=(0, 1, 2)), multi_head=True)
         1.0
     """
     inputs, targets = task.test_inputs, task.test_targets

@@ -23,7 +23,7 @@ from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.experiments.workers import JobError
 from synaptic_intelligence.result import Result, Run, read_result
 from synaptic_intelligence.tasks import Stream, Task, split_by_class
-from synaptic_intelligence.train import test_accuracy as accuracy_on
+from synaptic_intelligence.train import evaluate as accuracy_on
 from synaptic_intelligence.train import train_epoch
 
 SETTINGS = Settings(seeds=2, first_seed=3, c=(0.0, 50.0), xi=1e-3, epochs=2, batch_size=8, lr=0.02)

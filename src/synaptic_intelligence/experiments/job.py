@@ -25,7 +25,7 @@ from synaptic_intelligence.experiments.plan import (
     TaskDone,
 )
 from synaptic_intelligence.tasks import Stream
-from synaptic_intelligence.train import test_accuracy, train_epoch
+from synaptic_intelligence.train import evaluate, train_epoch
 
 # In the first task nothing is held yet, so that its strength does not matter.
 _FIRST_C = 0.0
@@ -129,4 +129,4 @@ def _fresh_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
 
 
 def _test(model: nn.Module, stream: Stream, plan: Plan) -> list[float]:
-    return [test_accuracy(model, task, multi_head=plan.experiment.multi_head) for task in stream]
+    return [evaluate(model, task, multi_head=plan.experiment.multi_head) for task in stream]
