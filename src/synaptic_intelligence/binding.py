@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
@@ -14,14 +13,17 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from synaptic_intelligence.arguments import checked_number
 from synaptic_intelligence.errors import SynapseError
 
 # Which optimizer's synapses hold which parameter, so that a second consolidator can be refused. Weak on both sides:
 # it keeps neither alive, and forgets them when they go.
 _holders: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
-# Optimizers whose synapses went elsewhere, with the hook that makes their steps raise.
-_left_optimizers: weakref.WeakKeyDictionary[Optimizer, RemovableHandle] = weakref.WeakKeyDictionary()
+# The parameters whose synapses left an optimizer, with the hook that makes its steps raise until they are back.
+_left: weakref.WeakKeyDictionary[Optimizer, tuple[RemovableHandle, WeakTensorKeyDictionary]] = (
+    weakref.WeakKeyDictionary()
+)
 
 PreHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
 PostHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
@@ -77,24 +79,6 @@ def canonical_parameters(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tenso
     return parameters
 
 
-def checked_strength(c: object, where: str) -> float:
-    """Return ``c`` as a float if it is a strength.
-
-    Raises:
-        ValueError: negative, infinite or not a number.
-        TypeError: not a number at all.
-
-    Example:
-        >>> checked_strength(1, "c")
-        1.0
-    """
-    if isinstance(c, bool) or not isinstance(c, (int, float)):
-        raise TypeError(f"{where} must be a number, not {type(c).__name__}")
-    if not (c >= 0 and math.isfinite(c)):
-        raise ValueError(f"{where} must be zero or positive, and finite, not {c!r}")
-    return float(c)
-
-
 @final
 class Binding:
     """The places of named parameters in one optimizer.
@@ -106,7 +90,7 @@ class Binding:
         optimizer: any ``torch.optim.Optimizer`` with step hooks.
 
     Raises:
-        TypeError: not an optimizer, or LBFGS.
+        TypeError: not an optimizer, one that hides another inside, ZeRO, or LBFGS.
         ValueError: a parameter is not in the optimizer, or twice; a group's ``c`` is no strength.
 
     Example:
@@ -120,12 +104,17 @@ class Binding:
     def __init__(self, parameters: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+        kind = type(optimizer).__name__
+        if "ZeroRedundancyOptimizer" in {cls.__name__ for cls in type(optimizer).__mro__}:
+            raise TypeError(f"optimizer {kind} hides gradients from its hooks: use FSDP2 (fully_shard) instead")
+        if "_optimizer_step_pre_hooks" not in vars(optimizer):
+            raise TypeError(f"optimizer {kind} wraps another, and has no hooks of its own: pass the one inside it")
         if isinstance(optimizer, LBFGS):
             raise TypeError("optimizer LBFGS evaluates the loss several times in a step, so a step has no one gradient")
         places: dict[int, tuple[int, int]] = {}
         for index, group in enumerate(optimizer.param_groups):
             if group.get("c") is not None:
-                checked_strength(group["c"], f"c of parameter group {index}")
+                checked_number(group["c"], f"c of parameter group {index}", zero_is_fine=True)
             for position, parameter in enumerate(group["params"]):
                 if id(parameter) in places:
                     raise ValueError(f"the optimizer holds a parameter twice, in group {index}: give it each one once")
@@ -142,6 +131,9 @@ class Binding:
             if "c" not in group or group["c"] is not None:
                 self.places[name] = places[id(parameter)]
         self.optimizer = optimizer
+        self._members: dict[int, list[str]] = {}
+        for name, (index, _) in self.places.items():
+            self._members.setdefault(index, []).append(name)
         self._hooks: list[RemovableHandle] = []
 
     def hold(self, before: PreHook, after: PostHook, instead_of: Binding | None = None) -> None:
@@ -156,17 +148,22 @@ class Binding:
         for name, parameter in parameters.items():
             if _holder(parameter) not in (None, instead_of):
                 raise SynapseError(f"parameter {name!r} has synapses already: attach(optimizer) or detach() those")
-        if instead_of is not None:
-            instead_of.release()
-        refusal = _left_optimizers.pop(self.optimizer, None)
-        if refusal is not None:
-            refusal.remove()
-        self._hooks = [
+        hooks = [
             self.optimizer.register_step_pre_hook(before),
             self.optimizer.register_step_post_hook(after),
         ]
+        if instead_of is not None:
+            instead_of.release()
+        self._hooks = hooks
         for parameter in parameters.values():
             _holders[parameter] = weakref.ref(self)
+        if self.optimizer in _left:
+            hook, left = _left[self.optimizer]
+            for parameter in parameters.values():
+                left.pop(parameter, None)
+            if not len(left):
+                hook.remove()
+                del _left[self.optimizer]
 
     def release(self) -> None:
         """Take the hooks off, and leave one that refuses steps: they would be neither seen nor pulled."""
@@ -175,11 +172,14 @@ class Binding:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        if self.optimizer not in _left:
+            hook = self.optimizer.register_step_pre_hook(_refuse_step)
+            _left[self.optimizer] = hook, WeakTensorKeyDictionary()
+        _, left = _left[self.optimizer]
         for parameter in list(_holders):
             if _holder(parameter) is self:
                 del _holders[parameter]
-        if self.optimizer not in _left_optimizers:
-            _left_optimizers[self.optimizer] = self.optimizer.register_step_pre_hook(_refuse_step)
+                left[parameter] = None
 
     def replace(self, old: Tensor, new: Tensor) -> None:
         """Note that the optimizer holds ``new`` in the place of ``old``."""
@@ -202,10 +202,7 @@ class Binding:
 
     def groups(self) -> list[tuple[dict[str, Any], list[str]]]:
         """Return each parameter group of the optimizer with the names of the parameters in it that are bound."""
-        members: dict[int, list[str]] = {}
-        for name, (index, _) in self.places.items():
-            members.setdefault(index, []).append(name)
-        return [(self.optimizer.param_groups[index], names) for index, names in members.items()]
+        return [(self.optimizer.param_groups[index], names) for index, names in self._members.items()]
 
 
 def _holder(parameter: Tensor) -> Binding | None:
@@ -215,6 +212,8 @@ def _holder(parameter: Tensor) -> Binding | None:
 
 
 def _refuse_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    raise SynapseError(
-        "the synapses of this optimizer were detached or moved to another: step that one, or attach(optimizer) them"
-    )
+    _, left = _left[optimizer]
+    if len(left):  # else the parameters are gone
+        raise SynapseError(
+            "the synapses of this optimizer were detached or moved to another: step that one, or attach(optimizer) them"
+        )

@@ -85,6 +85,9 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
     for key in ("c", "tasks", "steps"):
         if not _is_number(state[key], whole=key != "c"):
             raise SynapseError(f"the state has {key}={state[key]!r}, which cannot be")
+    for key, kind in (("estimator", str), ("settings", dict), ("untouched", bool)):
+        if not isinstance(state[key], kind):
+            raise SynapseError(f"the state has {key}={state[key]!r}, which cannot be")
     for key in ("omega", "anchor", "path"):
         if not isinstance(state[key], Mapping) or not all(isinstance(t, Tensor) for t in state[key].values()):
             raise SynapseError(f"the state has no tensors by name for {key!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from synaptic_intelligence.binding import Binding, canonical_parameters, checked_strength
+from synaptic_intelligence.arguments import checked_number
+from synaptic_intelligence.binding import Binding, canonical_parameters
 from synaptic_intelligence.checkpoint import (
     ImportanceFile,
     from_state_dict,
@@ -21,7 +22,7 @@ from synaptic_intelligence.checkpoint import (
     to_state_dict,
     write_importance,
 )
-from synaptic_intelligence.errors import SynapseError, SynapseWarning
+from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.functional import surrogate_loss
 from synaptic_intelligence.importance import Importance, PathIntegral, TaskEnd
 from synaptic_intelligence.state import State, refuse_nonfinite
@@ -68,21 +69,20 @@ class Consolidator:
     def __init__(
         self, named: Iterable[tuple[str, Tensor]], optimizer: Optimizer, importance: Importance, *, c: float
     ) -> None:
-        self._c = checked_strength(c, "c")
+        self._c = checked_number(c, "c", zero_is_fine=True)
         self._importance = importance
-        self._candidates = canonical_parameters(named)
-        self._binding = Binding(self._candidates, optimizer)
+        parameters = canonical_parameters(named)
+        self._binding = Binding(parameters, optimizer)
+        self._unprotected = {n: weakref.ref(p) for n, p in parameters.items() if n not in self._binding.places}
         if not self._binding.places:
             raise ValueError("nothing to protect: every parameter is frozen or in a group with c=None")
         self._state = State(self._binding.parameters(), integrates_path=importance.integrates_path)
         self._step = Step(self._binding, self._state, self._strength)
         low = sorted({str(p.dtype) for p in self._state.parameters.values() if p.dtype.itemsize < 4})
         if low:
-            warnings.warn(
+            warn(
                 f"parameters are {', '.join(low)}: at small learning rates most steps round to no movement, and the "
-                "path misses them; keep float32 parameters and use autocast",
-                SynapseWarning,
-                stacklevel=2,
+                "path misses them; keep float32 parameters and use autocast"
             )
         self._binding.hold(self._step.before, self._step.after)
 
@@ -95,7 +95,7 @@ class Consolidator:
 
     @c.setter
     def c(self, value: float) -> None:
-        self._c = checked_strength(value, "c")
+        self._c = checked_number(value, "c", zero_is_fine=True)
 
     @property
     def importance(self) -> Importance:
@@ -139,7 +139,8 @@ class Consolidator:
             >>> si.SynapticIntelligence([("w", p)], torch.optim.SGD([p], lr=0.1), c=1.0, xi=0.1).penalty()
             tensor(0.)
         """
-        state, parameters = self._state, self._binding.parameters()
+        self._step.follow()
+        state, parameters = self._state, self._state.parameters
         terms = [
             torch.zeros((), dtype=anchor.dtype, device=anchor.device) for anchor in list(state.anchor.values())[:1]
         ]
@@ -191,10 +192,14 @@ class Consolidator:
 
     # The optimizer.
 
-    def attach(self, optimizer: Optimizer) -> None:
+    def attach(self, optimizer: Optimizer, named: Iterable[tuple[str, Tensor]] | None = None) -> None:
         """Move the synapses to another optimizer, as when a task starts with a fresh Adam.
 
         The old optimizer raises if it is stepped afterwards. Everything that was learnt stays.
+
+        Args:
+            optimizer: the one that will be stepped from now on.
+            named: ``model.named_parameters()`` once more, if the model's parameters are new objects since.
 
         Raises:
             TypeError, ValueError: as for the class; the synapses then stay where they were.
@@ -206,7 +211,12 @@ class Consolidator:
             >>> synapses = si.SynapticIntelligence([("w", p)], torch.optim.Adam([p]), c=1.0, xi=0.1)
             >>> synapses.attach(torch.optim.SGD([p], lr=0.1))
         """
-        binding = Binding({**self._candidates, **self._state.parameters}, optimizer)
+        if named is None:
+            others = {name: reference() for name, reference in self._unprotected.items()}
+            parameters = {**{name: p for name, p in others.items() if p is not None}, **self._state.parameters}
+        else:
+            parameters = canonical_parameters(named)
+        binding = Binding(parameters, optimizer)
         other = sorted(set(binding.places) ^ set(self._binding.places))
         if other:
             raise SynapseError(
@@ -215,10 +225,11 @@ class Consolidator:
             )
         for name, parameter in binding.parameters().items():
             self._state.refuse_other_shape(name, parameter)
+        self._step.abandon()
         step = Step(binding, self._state, self._strength)
         binding.hold(step.before, step.after, instead_of=self._binding)
-        self._step.abandon()
         self._binding, self._step = binding, step
+        step.follow()
 
     def detach(self) -> None:
         """Take the synapses off their optimizer, which raises if it is stepped; :meth:`attach` puts them on another.
@@ -251,6 +262,7 @@ class Consolidator:
             >>> with synapses.paused():
             ...     optimizer.step()
         """
+        self._step.abandon()
         self._step.follow()
         self._state.pauses += 1
         try:
@@ -330,7 +342,7 @@ class Consolidator:
             return self._c
         if group["c"] is None:
             raise SynapseError("a parameter group with synapses now has c=None: use c=0.0 to turn its pull off")
-        return checked_strength(group["c"], "c of a parameter group")
+        return checked_number(group["c"], "c of a parameter group", zero_is_fine=True)
 
     def _snapshot(self) -> ImportanceFile:
         self._state.warn_of_nonfinite()
@@ -353,21 +365,18 @@ class Consolidator:
                 f"{what} is of {file.estimator} with {file.settings}, these synapses are of {own.name} with "
                 f"{own.settings()}: make them alike"
             )
-        self._state.take_over(file, what)
+        copies = self._state.checked_copies(file, what)
+        if file.c != self._c:  # before anything is changed: a user may have made warnings errors
+            warn(f"c is {file.c} in {what} and was {self._c}: now {file.c}")
         self._step.abandon()
-        was, self._c = self._c, file.c
-        if was != file.c:
-            warnings.warn(f"c is {file.c} in {what} and was {was}: now {file.c}", SynapseWarning, stacklevel=3)
+        self._state.take_over(file, copies)
+        self._c = file.c
 
     def _warn_of_no_penalty(self) -> None:
         later = self._state.tasks > 0 and self._state.steps > 0
         pulled = any(self._strength(group) > 0 for group, _ in self._binding.groups())
         if later and pulled and float(self.penalty()) == 0:
-            warnings.warn(
-                "the penalty is exactly zero after a further task: omega is zero, or nothing moved; nothing was held",
-                SynapseWarning,
-                stacklevel=4,
-            )
+            warn("the penalty is exactly zero after a further task: omega is zero, or nothing moved; nothing was held")
 
 
 def SynapticIntelligence(

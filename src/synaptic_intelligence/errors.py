@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
+_INSIDE = {"synaptic_intelligence", "torch", "contextlib"}
+
 
 class SynapseError(RuntimeError):
     """The synapses cannot go on without giving wrong numbers; nothing was changed.
@@ -20,3 +25,20 @@ class SynapseWarning(UserWarning):
         >>> warnings.simplefilter("error", SynapseWarning)  # to stop at the first
         >>> warnings.simplefilter("default", SynapseWarning)
     """
+
+
+def warn(message: str) -> None:
+    """Give a :class:`SynapseWarning` that points at the user's own line, not into the library or torch.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     warn("look here")
+        >>> str(caught[0].message)
+        'look here'
+    """
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INSIDE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, SynapseWarning, stacklevel=level)

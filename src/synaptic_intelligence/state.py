@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import final
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from synaptic_intelligence.checkpoint import ImportanceFile
-from synaptic_intelligence.errors import SynapseError, SynapseWarning
+from synaptic_intelligence.errors import SynapseError, warn
 
 Named = dict[str, Tensor]
 
@@ -88,7 +87,7 @@ class State:
 
     @torch.no_grad()
     def follow(self, parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Take over parameters that were replaced or moved, and warn once of weights that were edited.
+        """Take over parameters that were replaced or moved: all of them, or none.
 
         Returns:
             Pairs of an old parameter and the new one in its place.
@@ -96,32 +95,38 @@ class State:
         Raises:
             SynapseError: a parameter has another shape now, or is another one of those that are known.
         """
-        edited, replaced = False, []
-        for name, parameter in parameters.items():
-            known, anchor = self.parameters[name], self.anchor[name]
-            if parameter is not known or parameter.shape != anchor.shape:
-                self.refuse_other_shape(name, parameter)
+        replaced = []
+        for name, parameter in parameters.items():  # first look, then touch
+            if parameter is not self.parameters[name]:
                 if any(parameter is other for other in self.parameters.values()):
                     raise SynapseError(f"the optimizer holds another known parameter in the place of {name!r}")
-                replaced.append((known, parameter))
+                replaced.append((self.parameters[name], parameter))
+            self.refuse_other_shape(name, parameter)
+        for name, parameter in parameters.items():
+            if parameter is not self.parameters[name]:
                 self.parameters[name] = parameter
                 self._versions.pop(name, None)
+            anchor = self.anchor[name]
             dtype = torch.promote_types(anchor.dtype, parameter.dtype)
             if parameter.device != anchor.device or dtype != anchor.dtype:
                 self._move(name, parameter.device, dtype)
             if self.untouched:
                 self.anchor[name].copy_(parameter)
-            elif self._versions.get(name, parameter._version) != parameter._version:
-                edited = True
-        if edited and not self._warned_of_edit:
-            self._warned_of_edit = True
-            warnings.warn(
-                "weights were changed between optimizer steps; the change is not part of the path, and the anchor "
-                "stays: if you loaded other weights, load the synapses' state too (said once)",
-                SynapseWarning,
-                stacklevel=5,
-            )
         return replaced
+
+    def edited(self) -> bool:
+        """Whether weights were changed by other hands since the last step."""
+        now = self.parameters.items()
+        return not self.untouched and any(self._versions.get(name, p._version) != p._version for name, p in now)
+
+    def warn_of_edit(self) -> None:
+        """Warn, once, if weights were changed by other hands since the last step."""
+        if not self._warned_of_edit and self.edited():
+            self._warned_of_edit = True
+            warn(
+                "weights were changed between optimizer steps; the change is not part of the path, and the anchor "
+                "stays: if you loaded other weights, load the synapses' state too (said once)"
+            )
 
     def refuse_other_shape(self, name: str, parameter: Tensor) -> None:
         """Raise a SynapseError if the parameter does not have the shape of its synapses."""
@@ -133,13 +138,11 @@ class State:
         """Warn if steps were not finite since this was last asked; reads from the device."""
         count = int(self._nonfinite)
         if count:
-            warnings.warn(
-                f"{count} optimizer steps had gradients or movements that are not finite; those elements added nothing "
-                "to the path: look for an overflow in the loss",
-                SynapseWarning,
-                stacklevel=4,
-            )
             self._nonfinite.zero_()
+            warn(
+                f"{count} optimizer steps had gradients or movements that are not finite; those elements added nothing "
+                "to the path: look for an overflow in the loss"
+            )
 
     @torch.no_grad()
     def end_task(self, omega: Named) -> Named:
@@ -152,8 +155,8 @@ class State:
         return ended
 
     @torch.no_grad()
-    def take_over(self, file: ImportanceFile, what: str) -> None:
-        """Replace everything by copies of what a file or a state holds, or nothing.
+    def checked_copies(self, file: ImportanceFile, what: str) -> dict[str, Named]:
+        """Return copies of the tensors that a file or a state holds, on the parameters' devices.
 
         Raises:
             SynapseError: names or shapes are not those of the parameters, or a value cannot be.
@@ -172,7 +175,12 @@ class State:
         negative = [name for name, omega in copies["omega"].items() if bool((omega < 0).any())]
         if negative:
             raise SynapseError(f"{what} has an omega below zero for {negative}")
-        # Nothing below can fail.
+        if not file.tasks and any(bool(omega.any()) for omega in copies["omega"].values()):
+            raise SynapseError(f"{what} has an omega, but no task was consolidated")
+        return copies
+
+    def take_over(self, file: ImportanceFile, copies: dict[str, Named]) -> None:
+        """Replace everything by what :meth:`checked_copies` gave; it cannot fail."""
         self.anchor = copies["anchor"]
         if self.path:
             self.path = copies["path"] or {name: torch.zeros_like(a) for name, a in self.anchor.items()}

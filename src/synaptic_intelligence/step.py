@@ -6,9 +6,9 @@ first half happens inside it, as soon as the gradient is there.
 
 from __future__ import annotations
 
-import inspect
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
@@ -31,6 +31,7 @@ class _Group:
     names: list[str]
     parameters: list[Tensor]
     gradients: list[Tensor | None]  # of the task loss alone; these very objects go back into p.grad
+    versions: dict[str, int] = field(default_factory=dict)  # of the gradients that the optimizer is given
 
 
 @final
@@ -50,10 +51,6 @@ class Step:
         self._integrates = bool(state.path)
         self._under_way: list[_Group] | None = None
         self._awaits_closure = False
-        # A subclass whose step() calls its parent's fires the hooks once for each: only the outermost pair counts.
-        mro = type(binding.optimizer).__mro__
-        steps = {inspect.unwrap(vars(cls)["step"]) for cls in mro if "step" in vars(cls) and cls is not Optimizer}
-        self._levels, self._depth = len(steps), 0
         self._work: dict[str, Tensor] = {}  # scratch in the dtype of the path: theta before the step
         self._used: dict[str, Tensor] = {}  # scratch in the dtype of the gradient: what the optimizer is given
 
@@ -63,23 +60,30 @@ class Step:
         """Prepare the step, or have the closure do it."""
         if self._state.pauses:
             return None
-        if 0 < self._depth < self._levels and self._is_in_place():
-            self._depth += 1
+        if _is_inner(optimizer):
             return None
         self.abandon()  # the step before this one, if it raised half-way
-        self._depth = 1
+        if _is_no_step(optimizer):
+            return None
         positional = len(args) > 1  # args[0] is the optimizer itself
         closure = args[1] if positional else kwargs.get("closure")
         if closure is None:
             self._begin(optimizer)
             return None
+        self.follow()
+        self._state.accept_weights()
         self._awaits_closure = True
 
         def closure_then_begin() -> Any:
             if not self._awaits_closure:
-                self.abandon()
+                self._put_back()
                 raise SynapseError(
                     "the optimizer called its closure twice in one step: such steps have no one gradient"
+                )
+            if self._state.edited():
+                self._awaits_closure = False
+                raise SynapseError(
+                    "the optimizer moved the weights before it called its closure: the gradient is not that of the step"
                 )
             loss = closure()
             self._begin(optimizer)
@@ -94,11 +98,10 @@ class Step:
         """Integrate the path over the step that was taken, and put the task's gradients back."""
         if self._state.pauses:
             return
-        self._depth = max(0, self._depth - 1)
-        if self._depth > 0:
+        if _is_inner(optimizer):
             return
         if self._awaits_closure:
-            self.abandon()
+            self._awaits_closure = False
             raise SynapseError(
                 "the optimizer did not call the closure that it was given: the step had no gradient to see"
             )
@@ -115,11 +118,26 @@ class Step:
                 paths, gradients, before, after = zip(*moved, strict=True)
                 found = integrate_paths_(paths, gradients, before, after, maximize=group.maximize)
                 overflow = found if overflow is None else torch.maximum(overflow, found.to(overflow))
-        self.abandon()
+        self._put_back()
         self._state.count_step(overflow, getattr(optimizer, "found_inf", None))
 
     def abandon(self) -> None:
-        """Forget the step that is under way, if any, and put the task's gradients back."""
+        """Forget the step that is under way, if any, as one does that raised half-way; put the task's gradients back.
+
+        Raises:
+            SynapseError: other gradients were written since, into what that step left; they would be lost.
+        """
+        for group in self._under_way or []:
+            for name, parameter in zip(group.names, group.parameters, strict=True):
+                used = self._used[name]
+                if parameter.grad is used and used._version != group.versions[name]:
+                    raise SynapseError(
+                        f"a step raised half-way, and the gradient of {name!r} was written since: call "
+                        "optimizer.zero_grad(set_to_none=True), and compute the gradients again"
+                    )
+        self._put_back()
+
+    def _put_back(self) -> None:
         for group in self._under_way or []:
             for name, parameter, gradient in zip(group.names, group.parameters, group.gradients, strict=True):
                 if parameter.grad is self._used[name]:
@@ -130,31 +148,36 @@ class Step:
         """Notice parameters that were replaced, moved or edited since the last step."""
         for old, new in self._state.follow(self._binding.parameters()):
             self._binding.replace(old, new)
+        self._state.warn_of_edit()
 
     @torch.no_grad()
     def _begin(self, optimizer: Optimizer) -> None:
         self.follow()
         groups = [self._look_at(options, names) for options, names in self._binding.groups()]
-        _unscale(optimizer)
         self._awaits_closure = False
+        if not any(group.names for group in groups):
+            return  # nothing has a gradient, so nothing moves: this is no step
+        _unscale(optimizer)
         state = self._state
-        self._under_way = [group for group in groups if group.names and (self._pulls(group) or self._integrates)]
-        for group in self._under_way:
-            work, used = zip(*map(self._scratch, group.names, group.parameters), strict=True)
-            for target, gradient in zip(used, group.gradients, strict=True):
-                target.zero_() if gradient is None else target.copy_(gradient)
+        groups = [group for group in groups if group.names and (self._pulls(group) or self._integrates)]
+        for group in groups:
+            work, used = self._scratch(group)
+            torch._foreach_zero_(used)
+            pairs = [(u, g) for u, g in zip(used, group.gradients, strict=True) if g is not None]
+            if pairs:
+                torch._foreach_copy_([u for u, _ in pairs], [g for _, g in pairs])
             if self._pulls(group):
-                anchors, omegas = (
-                    [state.anchor[n] for n in group.names],
-                    [state.omega[n] for n in group.names],
-                )
+                anchors, omegas = [state.anchor[n] for n in group.names], [state.omega[n] for n in group.names]
                 c = -group.c if group.maximize else group.c
                 add_surrogate_gradients_(used, group.parameters, anchors, omegas, c, work)
             if self._integrates:
                 torch._foreach_copy_(work, group.parameters)
-            # The optimizer works on the scratch gradient, which it may edit; the task's own stays as it is.
-            for parameter, target in zip(group.parameters, used, strict=True):
-                parameter.grad = target
+        # Nothing below can fail. The optimizer works on the scratch gradient, which it may edit; the task's own stays.
+        self._under_way = groups
+        for group in groups:
+            for name, parameter in zip(group.names, group.parameters, strict=True):
+                parameter.grad = self._used[name]
+                group.versions[name] = self._used[name]._version
 
     def _look_at(self, options: dict[str, Any], names: list[str]) -> _Group:
         """Read a parameter group, and refuse what cannot be integrated while nothing is changed yet."""
@@ -175,23 +198,42 @@ class Step:
             group.gradients.append(gradient)
         return group
 
-    def _is_in_place(self) -> bool:
-        """Whether the optimizer still sees the gradients that it was given; after ``zero_grad`` it does not."""
-        return all(
-            p.grad is self._used[n] for g in self._under_way or [] for n, p in zip(g.names, g.parameters, strict=True)
-        )
-
     def _pulls(self, group: _Group) -> bool:
         return group.c > 0 and bool(self._state.omega)
 
-    def _scratch(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor]:
-        work, used = self._work.get(name), self._used.get(name)
-        anchor = self._state.anchor[name]
-        if work is None or work.dtype != anchor.dtype or work.device != anchor.device:
-            work = self._work[name] = torch.empty_like(anchor)
-        if used is None or used.dtype != parameter.dtype or used.device != parameter.device:
-            used = self._used[name] = torch.empty_like(parameter, requires_grad=False)
-        return work, used
+    def _scratch(self, group: _Group) -> tuple[list[Tensor], list[Tensor]]:
+        for name, parameter, gradient in zip(group.names, group.parameters, group.gradients, strict=True):
+            anchor, like = self._state.anchor[name], parameter if gradient is None else gradient
+            if not _fits(self._work.get(name), anchor):
+                self._work[name] = torch.empty_like(anchor)
+            if not _fits(self._used.get(name), like):
+                self._used[name] = torch.empty_like(like, requires_grad=False)
+        return [self._work[name] for name in group.names], [self._used[name] for name in group.names]
+
+
+def _fits(scratch: Tensor | None, tensor: Tensor) -> bool:
+    return scratch is not None and scratch.dtype == tensor.dtype and scratch.device == tensor.device
+
+
+def _is_inner(optimizer: Optimizer) -> bool:
+    """Whether a hook runs in a ``step`` that another ``step`` of the same optimizer has called.
+
+    A subclass whose ``step`` calls its parent's fires the hooks for both, and only the outer pair counts. The call
+    stack tells; a count would be wrong for good after a step that raised.
+    """
+    code = getattr(type(optimizer).step, "__code__", None)
+    frame, found = sys._getframe(1), 0
+    while frame.f_back is not None and found < 2:
+        if frame.f_code is code and any(value is optimizer for value in frame.f_locals.values()):
+            found += 1
+        frame = frame.f_back
+    return found == 2
+
+
+def _is_no_step(optimizer: Optimizer) -> bool:
+    """Whether this is torch.distributed.checkpoint making an optimizer's state, by a first step that moves nothing."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    return not optimizer.state and all(isinstance(rate, (int, float)) and rate == 0 for rate in rates)
 
 
 def _unscale(optimizer: Optimizer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, Literal, final
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from synaptic_intelligence.errors import SynapseError, SynapseWarning
+from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance.estimator import TaskEnd
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -164,11 +163,7 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 def _warn_of_loop(reason: RuntimeError) -> None:
     first_line = str(reason).split("\n", 1)[0]
-    warnings.warn(
-        f"vmap cannot run this model ({first_line}); Fisher goes one sample at a time: slower, the same numbers",
-        SynapseWarning,
-        stacklevel=4,
-    )
+    warn(f"vmap cannot run this model ({first_line}); Fisher goes one sample at a time: slower, the same numbers")
 
 
 def _batches(data: object) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from torch import Tensor
 
+from synaptic_intelligence.arguments import checked_number
 from synaptic_intelligence.functional import consolidated_omega
 from synaptic_intelligence.importance.estimator import TaskEnd
 
@@ -22,6 +22,7 @@ class PathIntegral:
             Split MNIST and CIFAR, 0.1 for permuted MNIST.
 
     Raises:
+        TypeError: ``xi`` is not a number.
         ValueError: ``xi`` is not positive and finite.
 
     Source: Zenke et al. 2017, eq. 5, as the authors implement it (relu of the running sum).
@@ -40,8 +41,7 @@ class PathIntegral:
     xi: float
 
     def __post_init__(self) -> None:
-        if not (self.xi > 0 and math.isfinite(self.xi)):
-            raise ValueError(f"xi must be positive and finite, not {self.xi!r}; the paper uses 1e-3 and 0.1")
+        object.__setattr__(self, "xi", checked_number(self.xi, "xi", zero_is_fine=False))
 
     def settings(self) -> dict[str, float | str]:
         """Return ``xi``."""
