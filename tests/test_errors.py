@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,11 +52,13 @@ class Bench:
 
     def fails(self, action: Callable[[], Any]) -> None:
         """Run what must raise, and see that nothing of the synapses and weights has changed."""
-        before = copy.deepcopy((self.synapses.state_dict(), self.model.state_dict()))
+        gradients = [p.grad for p in self.model.parameters()]
+        before = copy.deepcopy((self.synapses.state_dict(), self.model.state_dict(), gradients))
         try:
             action()
         finally:
-            now = (self.synapses.state_dict(), self.model.state_dict())
+            now = (self.synapses.state_dict(), self.model.state_dict(), [p.grad for p in self.model.parameters()])
+            assert all(a is b for a, b in zip(gradients, now[2], strict=True))
             assert same(before, now)
 
 
@@ -93,6 +96,15 @@ def _(folder: Path) -> None:
         with pytest.raises(ValueError, match="xi must be"):
             si.PathIntegral(bad)
     make(xi=0.0)
+
+
+@case("`xi` is not a number", TypeError)
+def _(folder: Path) -> None:
+    assert si.PathIntegral(np.float32(0.5)).xi == 0.5  # type: ignore[arg-type]
+    for bad in (True, torch.tensor(0.1)):
+        with pytest.raises(TypeError, match="xi must be a number"):
+            si.PathIntegral(bad)  # type: ignore[arg-type]
+    make(xi="small")
 
 
 @case("parameters without their names", TypeError)
@@ -135,6 +147,36 @@ def _(folder: Path) -> None:
 @case("the optimizer is none", TypeError)
 def _(folder: Path) -> None:
     make(optimizer=object())
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Hides an optimizer, as Accelerate's does: a subclass whose own parts were never set up."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self) -> Any:  # type: ignore[override]
+        return self.optimizer.param_groups
+
+
+@case("the optimizer only wraps one, without hooks of its own", TypeError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    with pytest.raises(TypeError, match="wraps another"):
+        bench.fails(lambda: bench.synapses.attach(Wrapper(torch.optim.Adam(bench.model.parameters()))))
+    bench.train(1)  # the old one still goes
+    make(model=bench.model, optimizer=Wrapper(bench.optimizer))
+
+
+@case("ZeroRedundancyOptimizer", TypeError)
+def _(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its own parts
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    # It needs no process group to be recognised.
+    make(optimizer=ZeroRedundancyOptimizer.__new__(ZeroRedundancyOptimizer))
 
 
 @case("LBFGS", TypeError)
@@ -204,18 +246,21 @@ def _(folder: Path) -> None:
 
 
 class Calls(torch.optim.SGD):
-    """Calls its closure any number of times."""
+    """Calls its closure any number of times, perhaps after a move."""
 
     times = 1
+    early = 0.0
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
+        for p in self.param_groups[0]["params"] if self.early else []:
+            p.add_(self.early)
         for _ in range(self.times):
             with torch.enable_grad():
                 closure()
 
 
-def step_with_closure(times: int) -> None:
+def step_with_closure(times: int, early: float = 0.0) -> None:
     model = small_model()
     optimizer = Calls(model.parameters(), lr=0.1)
     make(model=model, optimizer=optimizer)
@@ -228,7 +273,7 @@ def step_with_closure(times: int) -> None:
         return loss
 
     optimizer.step(closure)
-    optimizer.times = times
+    optimizer.times, optimizer.early = times, early
     optimizer.step(closure)
 
 
@@ -237,9 +282,70 @@ def _(folder: Path) -> None:
     step_with_closure(2)
 
 
+@case("an optimizer that moves weights before it calls its closure", si.SynapseError)
+def _(folder: Path) -> None:
+    step_with_closure(1, early=0.1)
+
+
 @case("a closure that is not called", si.SynapseError)
 def _(folder: Path) -> None:
     step_with_closure(0)
+
+
+@case("a step inside `backward()`", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    x, y = task_batches(1, 1)[0]
+    bench.optimizer.zero_grad()
+    weight = bench.model.get_parameter("0.weight")
+    handle = weight.register_post_accumulate_grad_hook(lambda _: bench.optimizer.step())
+    try:
+        F.cross_entropy(bench.model(x), y).backward()
+    finally:
+        handle.remove()
+
+
+class Failing(torch.optim.SGD):
+    fail = False
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        if self.fail:
+            raise OSError("no luck")
+        return super().step(closure)
+
+
+@case("new gradients on top of a step that raised", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.optimizer = optimizer = Failing(bench.model.parameters(), lr=0.05)
+    bench.synapses.attach(optimizer)
+    bench.train(1)
+    optimizer.fail = True
+    with pytest.raises(OSError, match="no luck"):
+        optimizer.step()
+    optimizer.fail = False
+    x, y = task_batches(1, 1)[0]
+    optimizer.zero_grad(set_to_none=False)
+    F.cross_entropy(bench.model(x), y).backward()
+    with pytest.raises(si.SynapseError, match="set_to_none=True"):
+        bench.fails(optimizer.step)
+    with pytest.raises(si.SynapseError, match="set_to_none=True"):
+        optimizer.step()  # and again, until it is done
+    bench.train(1, steps=1)
+    optimizer.fail = True
+    with pytest.raises(OSError, match="no luck"):
+        optimizer.step()
+    F.cross_entropy(bench.model(x), y).backward()  # accumulated
+    with bench.synapses.paused():
+        pass
+
+
+@case("parameter groups that were taken apart", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    del bench.optimizer.param_groups[0]["params"][-1]
+    bench.optimizer.step()
 
 
 @case("stepping a detached optimizer", si.SynapseError)
@@ -340,6 +446,7 @@ def _(folder: Path) -> None:
     assert float(added[0, 0]) == 0
     assert float(added[0, 1]) != 0
     bench.synapses.consolidate()
+    bench.synapses.state_dict()  # said once
 
 
 # The end of a task.
@@ -403,6 +510,10 @@ def _(folder: Path) -> None:
         load_changed(lambda state: state.update(steps="many"))
     with pytest.raises(si.SynapseError, match="no tensors"):
         load_changed(lambda state: state.update(omega=[1.0]))
+    with pytest.raises(si.SynapseError, match="untouched"):
+        load_changed(lambda state: state.update(untouched="no"))
+    with pytest.raises(si.SynapseError, match="no task was consolidated"):
+        load_changed(lambda state: state.update(tasks=0))
     load_changed(lambda state: state.update(schema=99))
 
 
@@ -437,6 +548,12 @@ def _(folder: Path) -> None:
         bench.synapses.load_state_dict(state)
     assert bench.synapses.c == 0.5
     bench.synapses.c = 7.0
+    bench.train(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", si.SynapseWarning)
+        with pytest.raises(si.SynapseWarning):
+            bench.fails(lambda: bench.synapses.load_state_dict(state))
+    assert bench.synapses.c == 7.0
     bench.synapses.load_state_dict(state)
 
 
@@ -523,8 +640,9 @@ def _(folder: Path) -> None:
 def test_row(condition: str, tmp_path: Path) -> None:
     expected, function = CASES[condition]
     if issubclass(expected, Warning):
-        with pytest.warns(expected):
+        with pytest.warns(expected) as warned:
             function(tmp_path)
+        assert {Path(w.filename) for w in warned} == {Path(__file__)}  # it points at the user's line
     else:
         with pytest.raises(expected) as caught:
             function(tmp_path)

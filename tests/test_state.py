@@ -118,3 +118,23 @@ def test_low_precision_parameters_have_wide_synapses_that_survive_loading() -> N
         assert {t.dtype for t in second[2].state_dict()[kind].values()} == {torch.float32}
         assert_close(second[2].state_dict()[kind].items(), state[kind], 0)
     assert any(bool((omega > 0).any()) for omega in first[2].omega.values())
+
+
+def test_loading_a_state_forgets_what_was_counted_and_said_before() -> None:
+    model, optimizer, synapses = begin()
+    go_on((model, optimizer, synapses), 0, 12)
+    state = copy.deepcopy([part.state_dict() for part in (model, optimizer, synapses)])
+    with torch.no_grad():
+        model.get_parameter("0.weight").add_(1.0)
+    with pytest.warns(si.SynapseWarning, match="weights were changed"):
+        go_on((model, optimizer, synapses), 12, 13)
+    model.get_parameter("0.weight").grad = torch.full((8, 6), torch.inf)
+    optimizer.step()
+    for part, saved in zip((model, optimizer, synapses), state, strict=True):
+        part.load_state_dict(saved)
+    synapses.state_dict()  # does not speak of the step before: warnings are errors here
+    go_on((model, optimizer, synapses), 12, 13)
+    with torch.no_grad():
+        model.get_parameter("0.weight").add_(1.0)
+    with pytest.warns(si.SynapseWarning, match="weights were changed"):
+        go_on((model, optimizer, synapses), 13, 14)

@@ -483,6 +483,260 @@ def test_a_step_that_raises_half_way_leaves_no_trace() -> None:
     assert_close(model.named_parameters(), dict(twin.named_parameters()), 0)
 
 
+class Own(torch.optim.SGD):
+    """A subclass with an update of its own, that does not call its parent's step."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for p in self.param_groups[0]["params"]:
+            p.add_(p.grad, alpha=-0.05)
+        return loss
+
+
+def test_a_closure_that_raises_does_not_end_the_watch() -> None:
+    model, twin = small_model(), small_model()
+    optimizer, twin_optimizer = Own(model.parameters(), lr=0.05), torch.optim.SGD(twin.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    naive = NaiveSynapses(twin, C, XI)
+
+    def broken() -> Tensor:
+        raise MemoryError("too large a batch")
+
+    for task in range(2):
+        with pytest.raises(MemoryError):
+            optimizer.step(broken)
+        for x, y in task_batches(task, 10):
+            naive.step(twin_optimizer, loss_of(twin, x, y))
+
+            def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        naive.consolidate()
+        synapses.consolidate()
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.omega.items(), naive.omega, 1e-12)
+
+
+def test_a_step_that_cannot_begin_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    x, y = task_batches(0, 1)[0]
+    F.cross_entropy(model(x), y).backward()
+    gradients = [p.grad for p in model.parameters()]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty_like", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            optimizer.step()
+    assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
+    optimizer.step()
+    synapses.consolidate()
+
+
+def test_a_step_in_which_nothing_has_a_gradient_is_none() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    optimizer.step()
+    assert synapses.state_dict()["steps"] == 0
+    assert synapses.state_dict()["untouched"]
+
+
+def test_the_step_that_distributed_checkpointing_takes_is_none() -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    model = small_model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    get_optimizer_state_dict(model, optimizer)
+    assert len(optimizer.state) > 0  # it did step
+    assert synapses.state_dict()["steps"] == 0
+    model.load_state_dict(small_model(seed=4).state_dict())
+    assert_close(synapses.anchor.items(), dict(model.named_parameters()), 0)
+    train(model, optimizer, 0)
+    assert synapses.state_dict()["steps"] == 10
+
+
+def test_moving_to_and_fro_leaves_no_hooks_behind() -> None:
+    model = small_model()
+    one, two = (torch.optim.SGD(model.parameters(), lr=0.05) for _ in range(2))
+    synapses = si.SynapticIntelligence(model.named_parameters(), one, c=C, xi=XI)
+    for _ in range(10):
+        synapses.attach(two)
+        synapses.attach(one)
+    assert len(one._optimizer_step_pre_hooks) == len(one._optimizer_step_post_hooks) == 1
+    assert len(two._optimizer_step_pre_hooks) == 1  # the one that refuses
+    assert len(two._optimizer_step_post_hooks) == 0
+
+
+def test_two_consolidators_on_one_optimizer() -> None:
+    """Each for its own parameters; together they are one over the whole. If one leaves, steps raise."""
+    whole, parts = small_model(), small_model()
+    whole_optimizer = torch.optim.Adam(whole.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(parts.parameters(), lr=0.01)
+    whole_synapses = si.SynapticIntelligence(whole.named_parameters(), whole_optimizer, c=C, xi=XI)
+    named = list(parts.named_parameters())
+    first = si.SynapticIntelligence(named[:3], optimizer, c=C, xi=XI)
+    second = si.SynapticIntelligence(named[3:], optimizer, c=C, xi=XI)
+    for task in range(3):
+        train(whole, whole_optimizer, task)
+        train(parts, optimizer, task)
+        for synapses in (whole_synapses, first, second):
+            synapses.consolidate()
+    assert_close(parts.named_parameters(), dict(whole.named_parameters()), 1e-12)
+    assert_close([*first.omega.items(), *second.omega.items()], dict(whole_synapses.omega), 1e-12)
+    first.detach()
+    with pytest.raises(si.SynapseError, match="detached"):
+        optimizer.step()
+    first.attach(optimizer)
+    train(parts, optimizer, 0)
+
+
+def test_two_optimizers_under_one_scaler() -> None:
+    plain, model = small_model(torch.float32), small_model(torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    runs = []
+    for m in (plain, model):
+        named = list(m.named_parameters())
+        optimizers = [torch.optim.Adam([p for _, p in part], lr=0.01, fused=True) for part in (named[:3], named[3:])]
+        made = zip((named[:3], named[3:]), optimizers, strict=True)
+        runs.append((optimizers, [si.SynapticIntelligence(part, o, c=C, xi=XI) for part, o in made]))
+    for task in range(2):
+        for x, y in task_batches(task, 10, torch.float32):
+            plain.zero_grad()
+            F.cross_entropy(plain(x), y).backward()
+            for optimizer in runs[0][0]:
+                optimizer.step()
+            model.zero_grad()
+            scaler.scale(F.cross_entropy(model(x), y)).backward()
+            for optimizer in runs[1][0]:
+                scaler.step(optimizer)
+            scaler.update()
+        for _, consolidators in runs:
+            for synapses in consolidators:
+                synapses.consolidate()
+    for a, b in zip(runs[1][1], runs[0][1], strict=True):
+        assert_close(a.omega.items(), dict(b.omega), 1e-6)
+    assert_close(model.named_parameters(), dict(plain.named_parameters()), 1e-6)
+
+
+def test_a_head_that_is_left_out_is_not_pulled() -> None:
+    """The body is held as by the oracle whose importance of the head is zero; the head trains freely."""
+    twin, model = small_model(), small_model()
+    twin_optimizer, optimizer = (torch.optim.Adam(m.parameters(), lr=0.01) for m in (twin, model))
+    naive = NaiveSynapses(twin, C, XI)
+    body = [(name, p) for name, p in model.named_parameters() if not name.startswith("3.")]
+    synapses = si.SynapticIntelligence(body, optimizer, c=C, xi=XI)
+    for task in range(3):
+        train_naive(naive, twin, twin_optimizer, task)
+        train(model, optimizer, task)
+        naive.consolidate()
+        synapses.consolidate()
+        for name in ("3.weight", "3.bias"):
+            naive.omega[name].zero_()
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.omega.items(), {name: naive.omega[name] for name, _ in body}, 1e-12)
+
+
+def test_every_group_is_pulled_with_its_own_strength() -> None:
+    """Against the oracle, whose omega is scaled instead: c_g * omega is the same pull as 1 * (c_g omega)."""
+    twin, model = small_model(), small_model()
+    strengths = {name: 0.2 if name.startswith("0.") else 3.0 for name, _ in model.named_parameters()}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in model.named_parameters() if strengths[name] == c], "c": c} for c in (0.2, 3.0)
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.02, momentum=0.9)
+    twin_optimizer = torch.optim.SGD(twin.parameters(), lr=0.02, momentum=0.9)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=100.0, xi=XI)
+    naive = NaiveSynapses(twin, 1.0, XI)
+    train_naive(naive, twin, twin_optimizer, 0)
+    train(model, optimizer, 0)
+    naive.consolidate()
+    synapses.consolidate()
+    for name, c in strengths.items():
+        naive.omega[name] *= c
+    train_naive(naive, twin, twin_optimizer, 1)
+    train(model, optimizer, 1)
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.path.items(), naive.path, 1e-12)
+
+
+def test_new_parameters_and_a_fresh_optimizer_at_once() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(model, optimizer, 0)
+    synapses.consolidate()
+    omega = dict(synapses.omega)
+    clone = small_model()
+    clone.load_state_dict(model.state_dict())
+    optimizer = torch.optim.SGD(clone.parameters(), lr=0.05)
+    with pytest.raises(ValueError, match="not in the optimizer"):
+        synapses.attach(optimizer)
+    synapses.attach(optimizer, clone.named_parameters())
+    train(clone, optimizer, 1)
+    assert float(synapses.penalty()) > 0
+    assert_close(synapses.omega.items(), omega, 0)
+    wide = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.LayerNorm(9), nn.Linear(9, 3)).double()
+    with pytest.raises(si.SynapseError, match="make new synapses"):
+        synapses.attach(torch.optim.SGD(wide.parameters(), lr=0.1), wide.named_parameters())
+    train(clone, optimizer, 1)
+
+
+def test_a_replaced_parameter_is_held_too() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    new = nn.Parameter(model.get_parameter("0.weight").detach().clone())
+    optimizer.param_groups[0]["params"][0] = new
+    assert len(synapses.anchor) == 6  # looks, and follows
+    with pytest.raises(si.SynapseError, match="has synapses already"):
+        si.SynapticIntelligence([("w", new)], torch.optim.SGD([new], lr=0.1), c=C, xi=XI)
+
+
+def test_following_is_all_or_nothing() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    params = optimizer.param_groups[0]["params"]
+    old = list(params)
+    params[0] = nn.Parameter(old[0].detach() + 1)
+    params[1] = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    with pytest.raises(si.SynapseError, match="make new synapses"):
+        optimizer.step()
+    params[:2] = old[:2]
+    train(model, optimizer, 0)
+    synapses.consolidate()
+    fresh = nn.Parameter(old[0].detach() + 1)
+    si.SynapticIntelligence([("w", fresh)], torch.optim.SGD([fresh], lr=0.1), c=C, xi=XI)
+
+
+@pytest.mark.filterwarnings("ignore::synaptic_intelligence.SynapseWarning")
+def test_gradients_that_are_wider_than_their_parameters() -> None:
+    p = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    p.grad_dtype = torch.float32
+
+    class Plain(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            for q in self.param_groups[0]["params"]:
+                q.sub_(q.grad.to(q.dtype))
+
+    optimizer = Plain([p], {})
+    synapses = si.SynapticIntelligence([("p", p)], optimizer, c=C, xi=XI)
+    p.grad = torch.full((3,), 0.25)
+    optimizer.step()
+    assert synapses.path["p"].tolist() == [0.0625] * 3
+
+
 def test_paused_steps_neither_pull_nor_integrate() -> None:
     model, plain = small_model(), small_model()
     optimizer, plain_optimizer = (torch.optim.SGD(m.parameters(), lr=0.05) for m in (model, plain))

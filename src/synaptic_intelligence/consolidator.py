@@ -49,8 +49,10 @@ class Consolidator:
         ValueError: ``c`` negative or not finite; a parameter that is not in the optimizer, or twice; none at all.
         SynapseError: another consolidator holds one of the parameters.
 
-    ``path``, ``omega`` and ``anchor`` are float32, or wider for wider parameters. The path takes the gradient as it
-    reaches the optimizer: accumulated, unscaled and clipped.
+    ``path``, ``omega`` and ``anchor`` are float32, or wider for wider parameters; ask for them again after a task or a
+    load, which put new tensors in their place. The path takes the gradient as it reaches the optimizer: accumulated,
+    unscaled and clipped. The optimizer is given it in a buffer that is reused, so it must not keep ``p.grad`` itself
+    from one step to the next (none of torch's do).
 
     Source: Zenke, Poole, Ganguli 2017, *Continual Learning Through Synaptic Intelligence*.
 
@@ -59,11 +61,16 @@ class Consolidator:
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> synapses = si.Consolidator(model.named_parameters(), optimizer, si.PathIntegral(xi=0.1), c=1.0)
-        >>> model(torch.ones(1, 2)).square().sum().backward()
-        >>> optimizer.step()
-        >>> path = synapses.consolidate()
-        >>> sorted(synapses.omega)
-        ['bias', 'weight']
+        >>> for target in (1.0, -1.0):  # two tasks
+        ...     for _ in range(20):
+        ...         optimizer.zero_grad()
+        ...         (model(torch.ones(1, 2)) - target).square().sum().backward()
+        ...         optimizer.step()
+        ...     path = synapses.consolidate()
+        >>> synapses.tasks, sorted(synapses.omega)
+        (2, ['bias', 'weight'])
+        >>> model(torch.ones(1, 2)).item() > -0.9  # held back by what the first task needs
+        True
     """
 
     def __init__(
@@ -382,7 +389,7 @@ class Consolidator:
 def SynapticIntelligence(
     named: Iterable[tuple[str, Tensor]], optimizer: Optimizer, *, c: float, xi: float
 ) -> Consolidator:
-    """Make intelligent synapses: a :class:`Consolidator` whose importance is the path integral.
+    """Make intelligent synapses, a :class:`Consolidator` whose importance is the path integral.
 
     Args:
         named: ``model.named_parameters()``, perhaps filtered.

@@ -65,6 +65,10 @@ class Step:
         self.abandon()  # the step before this one, if it raised half-way
         if _is_no_step(optimizer):
             return None
+        if torch._C._current_graph_task_id() != -1:
+            raise SynapseError(
+                "the optimizer steps inside backward(), where gradients are not complete: step after it instead"
+            )
         positional = len(args) > 1  # args[0] is the optimizer itself
         closure = args[1] if positional else kwargs.get("closure")
         if closure is None:
