@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/install.py src/synaptic_intelli
 	@$(PYTHON) scripts/install.py $(VENV)
 	@touch $@
 
-demo: install ## train Split MNIST with and without synapses, and show the result (two minutes)
+demo: install ## train Split MNIST with and without synapses, and show the result
 	@$(BIN)/synaptic run split-mnist --seeds 3 --overwrite --out runs/demo
 
 test: install ## run every check and test

@@ -1,55 +1,80 @@
 """Make what README and docs quote from results/ again: `python scripts/build_docs.py`, or `make docs`.
 
 A quoted part stands between `<!-- NAME from results/FILE.json -->` and `<!-- end -->`; NAME says which of the functions
-below writes it. Figures go to docs/figures/. tests/test_docs.py fails if any of it is not what this makes.
+below writes it. Figures go to docs/figures/. tests/test_build_docs.py fails if any of it is not what this makes.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from synaptic_intelligence.report import markdown_table, save_figure
-from synaptic_intelligence.result import Result, read_result
+from synaptic_intelligence.report import draw_figure, markdown_table
+from synaptic_intelligence.report.figure import svg_text
+from synaptic_intelligence.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md",)
+PAGES = ("README.md", "CONTRIBUTING.md")
+FIGURES = Path("docs/figures")
 _PART = re.compile(r"(<!-- (\w+) from (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
 
-def table(result: Result, name: str) -> str:
+def table(file: Path) -> str:
     """Return the table of a result, and how it was made."""
-    cores = result.environment.get("cpu_count")
-    device, torch = result.environment.get("device"), result.environment.get("torch")
+    result = read_result(file)
+    device, torch = result.environment["device"], result.environment["torch"]
     made = f"Made by `{result.command}` in {result.wall_seconds / 60:.1f} minutes"
-    where = f"on {cores} cores ({device}, torch {torch})"
-    return f"{markdown_table(result)}\n{made} {where}: [`results/{name}.json`](results/{name}.json).\n"
+    where = f"on {result.environment['cpu_count']} cores ({device}, torch {torch})"
+    return f"{markdown_table(result)}\n{made} {where}: [`results/{file.name}`](results/{file.name}).\n"
 
 
-def figure(result: Result, name: str) -> str:
-    """Return the link to the figure of a result."""
-    return f"![{result.title}: accuracy on each task as more tasks are learnt](docs/figures/{name}.svg)\n"
+def figure(file: Path) -> str:
+    """Return the link to the figure of a result, which `build` draws."""
+    title = read_result(file).title
+    return f"![{title}: accuracy on each task as more tasks are learnt]({FIGURES / file.stem}.svg)\n"
 
 
-WRITERS: dict[str, Callable[[Result, str], str]] = {"table": table, "figure": figure}
+def seconds(file: Path) -> str:
+    """Return how long a run took."""
+    result = read_result(file)
+    machine = f"{result.environment['cpu_count']} cores ({result.environment['device_name']})"
+    return f"The demo's training took {result.wall_seconds:.0f} seconds on {machine}.\n"
+
+
+def workers(file: Path) -> str:
+    """Return the table of benchmarks/workers.py."""
+    found = json.loads(file.read_text("utf-8"))
+    lines = ["| processes | threads of each | training, seconds (median, quartiles) |", "| --: | --: | --: |"]
+    for row in found["rows"]:
+        low, middle, high = row["quartiles"]
+        lines.append(f"| {row['workers']} | {row['threads']} | {middle:.1f} ({low:.1f} to {high:.1f}) |")
+    return "\n".join([*lines, "", f"`{found['command']}`, on {found['machine']}, {found['rounds']} rounds.", ""])
+
+
+WRITERS: dict[str, Callable[[Path], str]] = {"table": table, "figure": figure, "seconds": seconds, "workers": workers}
 
 
 def build(source: Path, target: Path) -> list[Path]:
     """Write all pages and figures of the project at ``source`` to ``target``; return their paths below it."""
+
+    def part(match: re.Match[str]) -> str:
+        begin, name, file, end = match.groups()
+        if name not in WRITERS:
+            raise ValueError(f"no part is named {name!r}; there are {sorted(WRITERS)}")
+        if name == "figure":
+            drawn = FIGURES / f"{Path(file).stem}.svg"
+            (target / FIGURES).mkdir(parents=True, exist_ok=True)
+            (target / drawn).write_text(svg_text(draw_figure(read_result(source / file))), "utf-8")
+            written.append(drawn)
+        return begin + WRITERS[name](source / file) + end
+
     written: list[Path] = []
-    figures = Path("docs/figures")
-    (target / figures).mkdir(parents=True, exist_ok=True)
-    for page in PAGES:
-        text = (source / page).read_text("utf-8")
-        for _, writer, file, _ in _PART.findall(text):
-            if writer == "figure":
-                paths = save_figure(read_result(source / file), target / figures, Path(file).stem)
-                written += [path.relative_to(target) for path in paths]
-        renewed = _PART.sub(lambda m: m[1] + WRITERS[m[2]](read_result(source / m[3]), Path(m[3]).stem) + m[4], text)
-        (target / page).write_text(renewed, "utf-8")
-        written.append(Path(page))
+    for page in (Path(page) for page in PAGES if (source / page).exists()):
+        (target / page).write_text(_PART.sub(part, (source / page).read_text("utf-8")), "utf-8")
+        written.append(page)
     return written
 
 

@@ -309,7 +309,7 @@ class Failing(torch.optim.SGD):
     fail = False
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         if self.fail:
             raise OSError("no luck")
         return super().step(closure)

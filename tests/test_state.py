@@ -130,8 +130,9 @@ def test_loading_a_state_forgets_what_was_counted_and_said_before() -> None:
         go_on((model, optimizer, synapses), 12, 13)
     model.get_parameter("0.weight").grad = torch.full((8, 6), torch.inf)
     optimizer.step()
-    for part, saved in zip((model, optimizer, synapses), state, strict=True):
-        part.load_state_dict(saved)
+    model.load_state_dict(state[0])
+    optimizer.load_state_dict(state[1])
+    synapses.load_state_dict(state[2])
     synapses.state_dict()  # does not speak of the step before: warnings are errors here
     go_on((model, optimizer, synapses), 12, 13)
     with torch.no_grad():

@@ -1,0 +1,36 @@
+"""What README and docs quote is what `make docs` makes from results/, to the letter."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load() -> Any:
+    spec = importlib.util.spec_from_file_location("build_docs", ROOT / "scripts" / "build_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pages_and_figures_are_up_to_date(tmp_path: Path) -> None:
+    written = load().build(ROOT, tmp_path)
+    assert Path("README.md") in written
+    assert Path("docs/figures/split-mnist.svg") in written
+    for path in written:
+        assert (tmp_path / path).read_text("utf-8") == (ROOT / path).read_text("utf-8"), f"run make docs: {path}"
+
+
+def test_a_quoted_part_that_nobody_writes_is_an_error(tmp_path: Path) -> None:
+    module = load()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "README.md").write_text("<!-- poem from results/split-mnist.json -->\n<!-- end -->\n", "utf-8")
+    with pytest.raises(ValueError, match="poem"):
+        module.build(tmp_path, tmp_path)
