@@ -58,7 +58,12 @@ def main() -> None:
         "seeds": SEEDS,
         "epochs": EPOCHS,
         "rows": [
-            {"workers": w, "threads": t, "quartiles": statistics.quantiles(times[w, t], n=4), "seconds": times[w, t]}
+            {
+                "workers": w,
+                "threads": t,
+                "quartiles": statistics.quantiles(times[w, t], n=4, method="inclusive"),
+                "seconds": times[w, t],
+            }
             for w, t in VARIANTS
         ],
     }

@@ -565,6 +565,32 @@ def test_the_step_that_distributed_checkpointing_takes_is_none() -> None:
     assert synapses.state_dict()["steps"] == 10
 
 
+def test_a_warm_up_from_zero_is_pulled_from_its_first_step() -> None:
+    """A fresh Adam whose first rate is zero keeps that step's gradient, the penalty's too, in its moments."""
+    twin, model = small_model(), small_model()
+    twin_optimizer, optimizer = (torch.optim.SGD(m.parameters(), lr=0.05) for m in (twin, model))
+    naive = NaiveSynapses(twin, C, XI)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train_naive(naive, twin, twin_optimizer, 0)
+    train(model, optimizer, 0)
+    naive.consolidate()
+    synapses.consolidate()
+    train_naive(naive, twin, twin_optimizer, 1)
+    train(model, optimizer, 1)
+    adams = [torch.optim.Adam(m.parameters(), lr=0.01) for m in (twin, model)]
+    warmups = [torch.optim.lr_scheduler.LambdaLR(adam, lambda step: step / 10) for adam in adams]
+    synapses.attach(adams[1])
+    for x, y in task_batches(2, 10):
+        naive.step(adams[0], loss_of(twin, x, y))
+        adams[1].zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        adams[1].step()
+        for warmup in warmups:
+            warmup.step()
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.path.items(), naive.path, 1e-12)
+
+
 def test_moving_to_and_fro_leaves_no_hooks_behind() -> None:
     model = small_model()
     one, two = (torch.optim.SGD(model.parameters(), lr=0.05) for _ in range(2))

@@ -51,6 +51,7 @@ class Step:
         self._integrates = bool(state.path)
         self._under_way: list[_Group] | None = None
         self._awaits_closure = False
+        self._counts = True
         self._work: dict[str, Tensor] = {}  # scratch in the dtype of the path: theta before the step
         self._used: dict[str, Tensor] = {}  # scratch in the dtype of the gradient: what the optimizer is given
 
@@ -58,13 +59,10 @@ class Step:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Prepare the step, or have the closure do it."""
-        if self._state.pauses:
-            return None
-        if _is_inner(optimizer):
+        if self._state.pauses or _is_inner(optimizer):
             return None
         self.abandon()  # the step before this one, if it raised half-way
-        if _is_no_step(optimizer):
-            return None
+        self._counts = not _only_makes_state(optimizer)
         if torch._C._current_graph_task_id() != -1:
             raise SynapseError(
                 "the optimizer steps inside backward(), where gradients are not complete: step after it instead"
@@ -100,9 +98,7 @@ class Step:
     @torch.no_grad()
     def after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Integrate the path over the step that was taken, and put the task's gradients back."""
-        if self._state.pauses:
-            return
-        if _is_inner(optimizer):
+        if self._state.pauses or _is_inner(optimizer):
             return
         if self._awaits_closure:
             self._awaits_closure = False
@@ -123,7 +119,10 @@ class Step:
                 found = integrate_paths_(paths, gradients, before, after, maximize=group.maximize)
                 overflow = found if overflow is None else torch.maximum(overflow, found.to(overflow))
         self._put_back()
-        self._state.count_step(overflow, getattr(optimizer, "found_inf", None))
+        if self._counts:
+            self._state.count_step(overflow, getattr(optimizer, "found_inf", None))
+        else:
+            self._state.accept_weights()
 
     def abandon(self) -> None:
         """Forget the step that is under way, if any, as one does that raised half-way; put the task's gradients back.
@@ -166,10 +165,12 @@ class Step:
         groups = [group for group in groups if group.names and (self._pulls(group) or self._integrates)]
         for group in groups:
             work, used = self._scratch(group)
-            torch._foreach_zero_(used)
-            pairs = [(u, g) for u, g in zip(used, group.gradients, strict=True) if g is not None]
-            if pairs:
-                torch._foreach_copy_([u for u, _ in pairs], [g for _, g in pairs])
+            missing = [u for u, g in zip(used, group.gradients, strict=True) if g is None]
+            if missing:
+                torch._foreach_zero_(missing)
+            present = [(u, g) for u, g in zip(used, group.gradients, strict=True) if g is not None]
+            if present:
+                torch._foreach_copy_([u for u, _ in present], [g for _, g in present])
             if self._pulls(group):
                 anchors, omegas = [state.anchor[n] for n in group.names], [state.omega[n] for n in group.names]
                 c = -group.c if group.maximize else group.c
@@ -234,8 +235,11 @@ def _is_inner(optimizer: Optimizer) -> bool:
     return found == 2
 
 
-def _is_no_step(optimizer: Optimizer) -> bool:
-    """Whether this is torch.distributed.checkpoint making an optimizer's state, by a first step that moves nothing."""
+def _only_makes_state(optimizer: Optimizer) -> bool:
+    """Whether this may be torch.distributed.checkpoint, which makes an optimizer's state by a step that moves nothing.
+
+    A warm-up that starts at zero looks the same: such a step is done as any other, and only not counted.
+    """
     rates = [group.get("lr") for group in optimizer.param_groups]
     return not optimizer.state and all(isinstance(rate, (int, float)) and rate == 0 for rate in rates)
 
