@@ -3,9 +3,11 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import math
 import re
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import synaptic_intelligence as si
+import synaptic_intelligence.tasks
 from synaptic_intelligence.cli import main
 from synaptic_intelligence.cli.app import app
 from synaptic_intelligence.cli.progress import show_progress
 from synaptic_intelligence.experiments import EXPERIMENTS
+from synaptic_intelligence.experiments.lock import alone_in
 from synaptic_intelligence.experiments.plan import EpochDone, Job, JobStarted, Plan, Record, TaskDone
+from synaptic_intelligence.experiments.workers import JobError
 from synaptic_intelligence.result import read_result
 
+BUNDLED = Path(synaptic_intelligence.tasks.__file__).parent / "data" / "mnist"
 QUICK = ["run", "split-mnist", "--seeds", "1", "--epochs", "1", "--limit", "200", "--workers", "1"]
 
 
@@ -73,9 +79,13 @@ def test_help_shows_examples(words: list[str]) -> None:
         (["run", "split-mnist", "--lr", "nan"], "lr must be a positive number, not nan"),
         (["run", "split-mnist", "--workers", "-1"], "--workers must be 0 or more, not -1"),
         (["run", "split-mnist", "--threads", "0"], "--threads must be 1 or more, not 0"),
-        (["run", "split-mnist", "--device", "abacus"], "--device abacus: Expected one of cpu, "),
-        (["run", "split-mnist", "--device", "meta"], "--device meta: it holds no numbers"),
-        (["run", "split-mnist", "--data-dir", "nowhere"], "--data-dir nowhere: there is no such folder"),
+        (["run", "split-mnist", "--threads", "100000"], "--threads must be at most "),
+        (["run", "split-mnist", "--device", "abacus"], "--device abacus: not available here; there are: cpu"),
+        (["run", "split-mnist", "--device", "meta"], "--device meta: not available here; there are: cpu"),
+        (
+            ["run", "split-mnist", "--data-dir", "nowhere"],
+            "--data-dir nowhere (or SYNAPTIC_DATA_DIR): there is no such folder",
+        ),
         (["run", "split-mnist", "--resume"], "nothing to resume: there is no runs/split-mnist/result.json"),
         (["run", "split-mnist", "--resume", "--overwrite"], "--resume goes on with a run and --overwrite"),
         (["report", "nowhere.json"], "[Errno 2] No such file or directory: 'nowhere.json'"),
@@ -165,6 +175,21 @@ def test_report_of_several_results_keeps_them_apart(finished: Path, tmp_path: Pa
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["run", "second"]
 
 
+def test_results_that_share_a_folder_get_a_folder_each(finished: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copy(finished / "result.json", tmp_path / f"{name}.json")
+    results = [tmp_path / "one.json", tmp_path / "two.json"]
+    made = sorted(f"{name}/{file}" for name in ("one", "two") for file in ("figure.png", "figure.svg", "report.html"))
+    assert Outcome("report", *results, "--out", tmp_path / "new").code == 0
+    assert sorted(str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").glob("*/*")) == made
+    shutil.rmtree(tmp_path / "new")
+    assert Outcome("report", *results).code == 0
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")) == made
+    # Under the folder that was asked for, one by one as well.
+    assert Outcome("report", results[0], "--out", tmp_path / "new").code == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["one"]
+
+
 @pytest.mark.parametrize("content", ["{", json.dumps({"accuracy": 0.9})])
 def test_report_of_a_file_that_is_no_result_names_it(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.json"
@@ -188,18 +213,108 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
-def test_a_failed_job_says_why_and_keeps_the_traceback(tmp_path: Path) -> None:
-    data, out = tmp_path / "data", tmp_path / "run"
-    data.mkdir()
-    outcome = Outcome(*QUICK, "--data-dir", data, "--out", out)
+def test_a_failed_job_says_why_and_keeps_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of order.")
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("synaptic_intelligence.experiments.job.train_epoch", broken)
+        outcome = Outcome(*QUICK, "--out", out)
     assert outcome.code == 1
-    assert outcome.error.startswith("synaptic: seed 0, first task: DataError: MNIST cannot be loaded from ")
-    assert f"The traceback is in {out}/error.txt. " in outcome.error
-    assert outcome.error.endswith(f"--workers 1 --data-dir {data} --out {out} --resume\n")
-    assert "in load_mnist" in (out / "error.txt").read_text()
+    assert outcome.error.startswith(
+        f"synaptic: seed 0, first task: RuntimeError: out of order. The traceback is in {out}/error.txt. What is done "
+    )
+    assert outcome.error.endswith(f"--workers 1 --out {out} --resume\n")
+    assert "in broken" in (out / "error.txt").read_text()
 
     assert Outcome(*QUICK, "--out", out, "--resume").code == 0
     assert not (out / "error.txt").exists()
+
+
+@pytest.mark.parametrize("way", ["flag", "variable"])
+def test_without_its_data_nothing_is_replaced_or_made(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    words = ["--data-dir", str(tmp_path / "data")] if way == "flag" else []
+    if way == "variable":
+        monkeypatch.setenv("SYNAPTIC_DATA_DIR", str(tmp_path / "data"))
+    before = {path: path.read_bytes() for path in finished.iterdir()}
+    for out in (finished, tmp_path / "new"):
+        outcome = Outcome(*QUICK, *words, "--out", out, "--overwrite")
+        assert outcome.code == 2
+        assert outcome.error.startswith(f"synaptic: MNIST cannot be loaded from {tmp_path}/data/train-images")
+        assert outcome.error.count("\n") == 1
+        assert ".." not in outcome.error
+    assert {path: path.read_bytes() for path in finished.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_variable_for_the_data_counts_as_its_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("synaptic_intelligence.cli.training.run", interrupted)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SYNAPTIC_DATA_DIR", "~/data")
+    outcome = Outcome(*QUICK, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert outcome.error.startswith(f"synaptic: --data-dir {tmp_path}/data (or SYNAPTIC_DATA_DIR): there is no such")
+    shutil.copytree(BUNDLED, tmp_path / "data")
+    assert f" --data-dir {tmp_path}/data " in Outcome(*QUICK, "--out", tmp_path / "run").error
+    assert "SYNAPTIC_DATA_DIR" in Outcome("run", "--help").out
+
+
+def test_a_folder_where_another_run_is_at_work_is_refused(finished: Path) -> None:
+    before = {path: path.read_bytes() for path in finished.iterdir()}
+    with alone_in(finished):
+        for words in (["--overwrite"], ["--resume"], []):
+            outcome = Outcome(*QUICK, "--out", finished, *words)
+            assert outcome.code == 2
+            assert outcome.error.startswith(f"synaptic: another run is at work in {finished}. ")
+    assert {path: path.read_bytes() for path in finished.iterdir()} == before
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files of at most 100 kB: a result fits, a checkpoint does not."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    outcome = Outcome(*QUICK, "--out", tmp_path / "run")
+    assert outcome.code == 1
+    assert re.match(
+        r"synaptic: seed 0, first task: OSError: \[Errno \d+\] File too large: '.*/seed-0-first-task\.pt'\. ",
+        outcome.error,
+    )
+    assert "--resume" in outcome.error
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == []
+
+
+def test_a_traceback_that_cannot_be_kept_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        (tmp_path / "run" / "error.txt").mkdir()
+        raise JobError("seed 0: why", details="Traceback of it")
+
+    monkeypatch.setattr("synaptic_intelligence.cli.training.run", broken)
+    outcome = Outcome(*QUICK, "--out", tmp_path / "run")
+    assert outcome.code == 1
+    assert outcome.error.startswith("Traceback of it\nsynaptic: seed 0: why. What is done is kept; go on with\n")
+
+
+def test_a_training_that_diverged_is_not_to_be_resumed(tmp_path: Path) -> None:
+    outcome = Outcome(*QUICK, "--lr", "1e30", "--out", tmp_path / "run")
+    assert outcome.code == 1
+    assert outcome.error.startswith("synaptic: seed 0, first task: SynapseError: ")
+    assert "The training has diverged, and would again: choose other settings" in outcome.error
+    assert "--resume" not in outcome.error
 
 
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +356,26 @@ def test_a_terminal_gets_a_bar_for_each_job_and_one_for_all(tmp_path: Path, widt
     assert [line.startswith(name) for line, name in zip(bars, ("all ", "seed 1, first task "), strict=True)] == [
         True,
         True,
+    ]
+
+
+def test_where_no_bars_can_be_drawn_a_long_task_is_not_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = math.ceil(time.monotonic())  # whole, so that sums are exact
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    experiment = EXPERIMENTS["split-mnist"]
+    plan = Plan(experiment, experiment.paper, "cpu", 1, None, tmp_path)
+    job = Job(0, None)
+    with show_progress(plan, {}, Console(file=io.StringIO())) as listen:
+        listen(JobStarted(job, 0, 0))
+        for epoch in range(8):
+            now += 10
+            listen(EpochDone(job, 0, epoch, loss=0.1234, accuracy=0.987, seconds=10.0))
+    assert capsys.readouterr().out.splitlines() == [
+        f"seed 0, first task: task 1/5 epoch {epoch}/10, loss 0.1234, training accuracy 98.7%; "
+        f"{epoch / 900:.0%} of the run is done, about {left} left"
+        for epoch, left in ((3, "2:29:30"), (6, "2:29:00"))
     ]
 
 

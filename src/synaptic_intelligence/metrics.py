@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import final
 
+__all__ = ["AccuracyMatrix"]
+
 
 @final
 class AccuracyMatrix:

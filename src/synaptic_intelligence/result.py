@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar, final
 
 from synaptic_intelligence.atomic import replacing
 
-__all__ = ["JSON", "SCHEMA_VERSION", "Result", "ResultError", "Run", "read_result", "write_result"]
+__all__ = ["JSON", "SCHEMA_VERSION", "Result", "ResultError", "Run", "exact", "read_result", "write_result"]
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 """A value that a JSON file can hold; numbers are finite."""
@@ -25,10 +25,27 @@ _FORMAT = "synaptic-intelligence result"
 _Item = TypeVar("_Item")
 
 
+def exact(number: float) -> str:
+    """Return the shortest text that means this number and no other, as every report of a setting shows it.
+
+    Example:
+        >>> exact(1.0), exact(0.1), exact(0.12345678), exact(1e-5)
+        ('1', '0.1', '0.12345678', '1e-05')
+    """
+    return repr(float(number)).removesuffix(".0")
+
+
+@final
 class ResultError(ValueError):
-    """A result, or the file that should hold one, is damaged, foreign or of another schema version."""
+    """A result, or the file that should hold one, is damaged, foreign or of another schema version.
+
+    Example:
+        >>> issubclass(ResultError, ValueError)
+        True
+    """
 
 
+@final
 @dataclass(frozen=True)
 class Run:
     """One training run through the stream of tasks: one seed, one strength.
@@ -57,6 +74,7 @@ class Run:
     train_accuracy: list[float]
 
 
+@final
 @dataclass(frozen=True)
 class Result:
     """An experiment's outcome: what was run, how, where, and every accuracy matrix.
@@ -100,12 +118,34 @@ class Result:
 
     @property
     def complete_runs(self) -> list[Run]:
-        """The runs that have trained every task."""
+        """The runs that have trained every task.
+
+        Example:
+            >>> half = Run(seed=0, c=1.0, accuracy=[[0.99, 0.5]], baseline=[0.5, 0.5],
+            ...            task_seconds=[1.0], train_accuracy=[0.99])
+            >>> whole = Run(seed=1, c=1.0, accuracy=[[0.99, 0.5], [0.98, 0.97]], baseline=[0.5, 0.5],
+            ...             task_seconds=[1.0, 1.1], train_accuracy=[0.99, 0.98])
+            >>> result = Result(
+            ...     experiment="split-mnist", title="Split MNIST", settings={}, deviations=[],
+            ...     task_names=["0 or 1", "2 or 3"], runs=[half, whole], planned_runs=2, environment={},
+            ...     command="synaptic run", started="2025-01-31T12:00:00+00:00", wall_seconds=3.1, chance=0.5)
+            >>> [run.seed for run in result.complete_runs]
+            [1]
+        """
         return [run for run in self.runs if len(run.accuracy) == len(self.task_names)]
 
     @property
     def complete(self) -> bool:
-        """Whether every planned run has trained every task."""
+        """Whether every planned run has trained every task.
+
+        Example:
+            >>> run = Run(seed=0, c=1.0, accuracy=[[0.99]], baseline=[0.5], task_seconds=[1.0], train_accuracy=[0.99])
+            >>> Result(
+            ...     experiment="split-mnist", title="Split MNIST", settings={}, deviations=[], task_names=["0 or 1"],
+            ...     runs=[run], planned_runs=1, environment={}, command="synaptic run",
+            ...     started="2025-01-31T12:00:00+00:00", wall_seconds=1.0, chance=0.5).complete
+            True
+        """
         return len(self.complete_runs) == self.planned_runs
 
 
@@ -170,6 +210,7 @@ def _no_duplicates(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     return members
 
 
+@final
 @dataclass(frozen=True)
 class _Value:
     """A value out of a document, with the path to it, so that an error can say where it is."""
@@ -291,7 +332,7 @@ def _result(document: _Value) -> Result:
     first: dict[tuple[int, float], int] = {}
     for i, run in enumerate(runs):
         if (j := first.setdefault((run.seed, run.c), i)) != i:
-            field["runs"].fail(f"runs[{i}] has the seed and c of runs[{j}]: seed {run.seed}, c {run.c:g}")
+            field["runs"].fail(f"runs[{i}] has the seed and c of runs[{j}]: seed {run.seed}, c {exact(run.c)}")
     return Result(
         experiment=field["experiment"].string(),
         title=field["title"].string(),

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,13 @@ from torch.nn.functional import cross_entropy
 
 from synaptic_intelligence.tasks import Task
 
+__all__ = ["Epoch", "as_input", "evaluate", "mask_logits", "train_epoch"]
+
 # Large enough to be fast, small enough for the activations of a convolutional network.
 _TEST_BATCH = 1000
 
 
+@final
 @dataclass(frozen=True)
 class Epoch:
     """What one pass over a task's training data gave.

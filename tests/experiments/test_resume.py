@@ -172,6 +172,54 @@ def test_stopped_between_checkpoint_and_result_it_resumes_to_the_same_numbers(tm
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_a_job_that_another_process_ended_meanwhile_is_told_of(tmp_path: Path, whole: Result) -> None:
+    plan = _plan(tmp_path, replace(SETTINGS, seeds=1))
+    with pytest.raises(_Stop):
+        _start(plan, _stop_at(10))
+    resumed = resume_run(plan, 1)
+    # The workers of a killed run may still write a last checkpoint after they were read.
+    with pytest.raises(_Stop):
+        _resume(plan, _stop_at(6))
+    assert _numbers(run(plan, *resumed, 1, _ignore)) == _numbers(whole)[:2]
+
+
+def test_an_incomplete_result_is_no_success_and_keeps_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = _plan(tmp_path)
+    monkeypatch.setattr("synaptic_intelligence.experiments.runner.run_here", lambda *_: None)
+    result = start_run(plan, 1, "synaptic run tiny", overwrite=False)
+    (plan.checkpoints / "seed-3-c-0.0.pt").touch()
+    with pytest.raises(JobError, match="only 0 of 4 runs are complete; the checkpoints are kept"):
+        run(plan, result, {}, 1, _ignore)
+    assert [path.name for path in plan.checkpoints.iterdir()] == ["seed-3-c-0.0.pt"]
+
+
+def test_a_result_says_when_it_was_resumed_and_what_was_other_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = _plan(tmp_path)
+    with pytest.raises(_Stop):
+        _start(plan, _stop_at(3))
+    first = read_result(plan.result)
+    with pytest.raises(_Stop):
+        _resume(plan, _stop_at(3))
+    git = {"commit": "0" * 40, "changed": True}
+    monkeypatch.setattr("synaptic_intelligence.experiments.environment.git_state", lambda package: git)
+    run(plan, *resume_run(plan, 2), 1, _ignore)
+    environment = read_result(plan.result).environment
+    sittings = environment.pop("resumed")
+    assert environment == first.environment
+    assert isinstance(sittings, list)
+    assert [list(sitting) for sitting in sittings if isinstance(sitting, dict)] == [
+        ["started"],
+        ["started", "workers", "git"],
+    ]
+    second = sittings[1]
+    assert isinstance(second, dict)
+    assert (second["workers"], second["git"]) == (2, git)
+
+
 def test_the_result_grows_with_each_task(tmp_path: Path) -> None:
     plan, lengths = _plan(tmp_path, replace(SETTINGS, seeds=1)), []
 

@@ -56,6 +56,14 @@ def test_everything_else_is_a_deviation_in_words() -> None:
     ]
 
 
+def test_settings_that_differ_look_different() -> None:
+    ours = replace(PAPER, xi=0.0010000001, lr=0.0010000001)
+    assert deviations(ours, PAPER) == [
+        "xi 0.0010000001 instead of 0.001",
+        "learning rate 0.0010000001 instead of 0.001",
+    ]
+
+
 def test_flags_give_every_setting_back() -> None:
     ours = Settings(seeds=2, first_seed=5, c=(0.5, 1.0), xi=0.1, epochs=1, batch_size=32, lr=0.01, limit=200)
     assert " ".join(flags(ours, PAPER)) == (

@@ -62,6 +62,17 @@ def test_one_seed_shows_no_interval(make_result: Callable[..., Result]) -> None:
     assert "±" in rendered(make_result(seeds=2))
 
 
+def test_strengths_of_one_seed_are_said_to_have_no_interval(make_result: Callable[..., Result]) -> None:
+    text = markdown_table(make_result(seeds=2, unfinished=1))
+    assert "over 1 or 2 seeds. A strength with one seed has no interval." in text
+    assert "no interval" not in markdown_table(make_result(seeds=2))
+
+
+def test_strengths_that_differ_look_different(make_result: Callable[..., Result]) -> None:
+    lines = markdown_table(make_result(strengths=(0.12345678, 0.12345679, 1e-5))).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| c = 1e-05", "| c = 0.12345678", "| c = 0.12345679"]
+
+
 def test_deviations_and_unfinished_runs_are_said(make_result: Callable[..., Result]) -> None:
     result = make_result(deviations=["2 epochs instead of 10", "c of 3"], unfinished=2)
     for text in [" ".join(rendered(result).split()), markdown_table(result)]:

@@ -119,7 +119,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: path.write_bytes(path.read_bytes()[:10] + b"\xff" + path.read_bytes()[11:]),
         "cannot be read as gzip.*invalid block type",
     ),
-    "a folder": (into_a_folder, "cannot be read as gzip"),
+    "a folder": (into_a_folder, r"it cannot be opened \(Is a directory\)"),
     "another magic number": (with_other_bytes(lambda raw: replaced(raw, 2, b"\x0d")), "not an IDX file"),
     "images for labels": (lambda path: shutil.copy(path.parent / FILES[2], path), "not an IDX file"),
     "only half of a header": (with_other_bytes(lambda raw: raw.__delitem__(slice(6, None))), "not an IDX file"),

@@ -101,7 +101,10 @@ def _run(
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each process.", rich_help_panel=_MACHINE)] = 1,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where the data lies, if not in the package.", rich_help_panel=_FOLDER)
+        Path | None,
+        typer.Option(
+            envvar="SYNAPTIC_DATA_DIR", help="Where the data lies, if not in the package.", rich_help_panel=_FOLDER
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the result goes. Default: runs/EXPERIMENT.", rich_help_panel=_FOLDER)
@@ -133,7 +136,7 @@ def _run(
             device=device,
             workers=workers,
             threads=threads,
-            data_dir=data_dir,
+            data_dir=data_dir.expanduser() if data_dir else None,
             out=out,
             resume=resume,
             overwrite=overwrite,
@@ -144,19 +147,28 @@ def _run(
 @app.command("report", epilog=_EXAMPLES)
 def _report(
     results: Annotated[list[Path], typer.Argument(metavar="RESULT", help="Result files, or their folders.")],
-    out: Annotated[Path | None, typer.Option(help="Where figure and page go. Default: beside the result.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where figure and page go. Default: beside result.json; for a.json, a folder a.")
+    ] = None,
 ) -> None:
     """Show results as tables; write a figure and a page of each."""
     paths = [path / "result.json" if path.is_dir() else path for path in results]
-    folders = [path.parent for path in paths]
-    if out is not None:
-        folders = [out] if len(paths) == 1 else [out / path.resolve().parent.name for path in paths]
-    if len(set(folders)) < len(folders):
+    folders = [_report_folder(path, out, alone=len(paths) == 1) for path in paths]
+    if len({folder.resolve() for folder in folders}) < len(folders):
         refuse("two of these results have one folder for their figures; report them one by one, each with its --out")
     with refusing(ResultError, OSError):
         for path, result, folder in zip(paths, [read_result(path) for path in paths], folders, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
             report(result, path, folder)
+
+
+def _report_folder(path: Path, out: Path | None, *, alone: bool) -> Path:
+    """Return the folder of a result's figure and page; only a ``result.json`` has a folder to itself already."""
+    if path.name != "result.json":
+        return (out or path.parent) / path.stem
+    if out is None:
+        return path.parent
+    return out if alone else out / path.resolve().parent.name
 
 
 def _find(name: str) -> Experiment:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from synaptic_intelligence.experiments.plan import EpochDone, Job, JobStarted, Message, Plan, Record, TaskDone
 from synaptic_intelligence.experiments.runner import unfinished_jobs
+
+_LONGEST_SILENCE = 30.0  # seconds
 
 
 @contextmanager
@@ -22,11 +25,13 @@ def show_progress(plan: Plan, records: dict[Job, Record], console: Console) -> I
     Args:
         plan: what is trained.
         records: what jobs had measured before; empty for a new run.
-        console: where to; bars on a terminal, else one line for each task.
+        console: where to; bars on a terminal, else one line for each task, and one after an epoch where there was none
+            for half a minute.
     """
     tally = _Tally(plan, records)
     if not console.is_terminal or console.is_dumb_terminal:
-        yield lambda message: _print_line(tally, message)
+        lines = _Lines(tally)
+        yield lines.listen
         return
     columns = (
         TextColumn("{task.description}"),
@@ -61,6 +66,7 @@ def show_progress(plan: Plan, records: dict[Job, Record], console: Console) -> I
         yield listen
 
 
+@final
 @dataclass
 class _Tally:
     """How many epochs are done, and how fast they go."""
@@ -111,21 +117,39 @@ class _Tally:
         return (self.epochs(job) - self.done_of[job]) * fmean(self.seconds_of[job])
 
 
-def _print_line(tally: _Tally, message: Message) -> None:
-    tally.note(message)
-    if not isinstance(message, TaskDone):
-        return
-    names, record = tally.plan.experiment.task_names, message.record
-    learnt = record.accuracy[-1][: message.task + 1]
-    left = tally.left()
-    # Not through rich, which would break the lines.
-    print(
-        f"{message.job}: task {message.task + 1}/{tally.tasks} ({names[message.task]}) learnt in "
-        f"{record.task_seconds[-1]:.1f} s, training accuracy {record.train_accuracy[-1]:.1%}, "
-        f"test accuracy on the tasks so far {fmean(learnt):.1%}; "
-        f"{tally.done / tally.total:.0%} of the run is done" + (f", about {_left(left)}" if left else ""),
-        flush=True,
-    )
+@final
+@dataclass
+class _Lines:
+    """Progress where bars cannot be drawn, in a log file for instance."""
+
+    tally: _Tally
+    last: float = field(default_factory=time.monotonic)
+
+    def listen(self, message: Message) -> None:
+        self.tally.note(message)
+        if isinstance(message, TaskDone):
+            names, record = self.tally.plan.experiment.task_names, message.record
+            learnt = record.accuracy[-1][: message.task + 1]
+            self._print(
+                f"{self._where(message)} ({names[message.task]}) learnt in {record.task_seconds[-1]:.1f} s, "
+                f"training accuracy {record.train_accuracy[-1]:.1%}, "
+                f"test accuracy on the tasks so far {fmean(learnt):.1%}"
+            )
+        if isinstance(message, EpochDone) and time.monotonic() - self.last >= _LONGEST_SILENCE:
+            epochs = self.tally.plan.settings.epochs
+            self._print(
+                f"{self._where(message)} epoch {message.epoch + 1}/{epochs}, loss {message.loss:.4f}, "
+                f"training accuracy {message.accuracy:.1%}"
+            )
+
+    def _where(self, message: TaskDone | EpochDone) -> str:
+        return f"{message.job}: task {message.task + 1}/{self.tally.tasks}"
+
+    def _print(self, what: str) -> None:
+        self.last, left = time.monotonic(), self.tally.left()
+        share = f"{self.tally.done / self.tally.total:.0%} of the run is done"
+        # Not through rich, which would break the lines.
+        print(f"{what}; {share}" + (f", about {_left(left)}" if left else ""), flush=True)
 
 
 def _left(seconds: float | None) -> str:

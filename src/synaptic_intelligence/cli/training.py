@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import torch
 import typer
@@ -16,13 +19,21 @@ from synaptic_intelligence.cli.reporting import report
 from synaptic_intelligence.experiments import Experiment
 from synaptic_intelligence.experiments.checkpoint import CheckpointError
 from synaptic_intelligence.experiments.folder import RefusedError, resume_run, start_run
+from synaptic_intelligence.experiments.lock import alone_in
 from synaptic_intelligence.experiments.plan import Job, Plan, Record
 from synaptic_intelligence.experiments.runner import default_workers, run
 from synaptic_intelligence.experiments.settings import Settings, flags
 from synaptic_intelligence.experiments.workers import JobError
-from synaptic_intelligence.result import Result
+from synaptic_intelligence.result import Result, exact
+from synaptic_intelligence.tasks import DataError
+
+_OTHER_SETTINGS = (
+    "The training has diverged, and would again: choose other settings (a smaller --lr or --c, a larger --xi), and "
+    "start anew with --overwrite"
+)
 
 
+@final
 @dataclass(frozen=True)
 class Request:
     """What the command line asked for, checked.
@@ -48,8 +59,10 @@ class Request:
             raise ValueError(f"--workers must be 0 or more, not {self.workers}")
         if self.threads < 1:
             raise ValueError(f"--threads must be 1 or more, not {self.threads}")
+        if self.threads > (cores := os.cpu_count() or self.threads):
+            raise ValueError(f"--threads must be at most {cores}, the cores of this machine, not {self.threads}")
         if self.data_dir is not None and not self.data_dir.is_dir():
-            raise ValueError(f"--data-dir {self.data_dir}: there is no such folder")
+            raise ValueError(f"--data-dir {self.data_dir} (or SYNAPTIC_DATA_DIR): there is no such folder")
         _existing_device(self.device)
 
     @property
@@ -80,40 +93,63 @@ def train(request: Request) -> None:
     """Run the experiment to its end, and show what came of it."""
     plan = request.plan
     workers = default_workers(plan.settings, plan.device) if request.workers is None else request.workers
-    records: dict[Job, Record] = {}
-    with refusing(RefusedError, OSError):
-        if request.resume:
-            try:
-                result, records = resume_run(plan, workers)
-            except CheckpointError as error:
-                fail(str(error))
-        else:
-            result = start_run(plan, workers, request.command, overwrite=request.overwrite)
+    with ExitStack() as held:
+        with refusing(RefusedError, DataError, OSError):
+            result, records = _open(request, plan, workers, held)
+        try:
+            if result.complete:
+                print(f"The run in {plan.out} is complete: nothing is left to train.")
+            else:
+                _print_header(plan, result, workers)
+                (plan.out / "error.txt").unlink(missing_ok=True)
+                with show_progress(plan, records, Console()) as listen:
+                    result = run(plan, result, records, workers, listen)
+            report(result, plan.result, plan.out)
+        except KeyboardInterrupt:
+            typer.echo(f"synaptic: stopped. {_way_on(request)}", err=True)
+            raise typer.Exit(130) from None
+        except JobError as error:
+            way_on = _OTHER_SETTINGS if error.diverged else _way_on(request)
+            fail(f"{_sentence(error)}{_keep(error.details, plan.out / 'error.txt')} {way_on}")
+        except OSError as error:
+            fail(f"{plan.out}: {_sentence(error)} {_way_on(request)}")
+
+
+def _open(request: Request, plan: Plan, workers: int, held: ExitStack) -> tuple[Result, dict[Job, Record]]:
+    """Return the result to go on from and what its jobs have measured; the folder is this run's until ``held`` ends."""
+    # Before anything is made or replaced: without its data a run cannot even begin.
+    plan.experiment.stream(plan.data_dir)
+    if not request.resume:
+        plan.out.mkdir(parents=True, exist_ok=True)
+    if plan.out.is_dir():
+        held.enter_context(alone_in(plan.out))
+    if not request.resume:
+        return start_run(plan, workers, request.command, overwrite=request.overwrite), {}
     try:
-        if result.complete:
-            print(f"The run in {plan.out} is complete: nothing is left to train.")
-        else:
-            _print_header(plan, result, workers)
-            (plan.out / "error.txt").unlink(missing_ok=True)
-            with show_progress(plan, records, Console()) as listen:
-                result = run(plan, result, records, workers, listen)
-        report(result, plan.result, plan.out)
-    except KeyboardInterrupt:
-        typer.echo(f"synaptic: stopped. {_way_on(request)}", err=True)
-        raise typer.Exit(130) from None
-    except JobError as error:
-        where = ""
-        if error.details:
-            (plan.out / "error.txt").write_text(error.details, "utf-8")
-            where = f" The traceback is in {plan.out / 'error.txt'}."
-        fail(f"{error}.{where} {_way_on(request)}")
-    except OSError as error:
-        fail(f"{error}. {_way_on(request)}")
+        return resume_run(plan, workers)
+    except CheckpointError as error:
+        fail(str(error))
+
+
+def _keep(details: str, path: Path) -> str:
+    """Write a traceback to ``path``, else to stderr, and say so."""
+    if not details:
+        return ""
+    try:
+        path.write_text(details, "utf-8")
+    except OSError:
+        typer.echo(details, err=True)
+        return ""
+    return f" The traceback is in {path}."
+
+
+def _sentence(error: Exception) -> str:
+    return f"{str(error).removesuffix('.')}."
 
 
 def _print_header(plan: Plan, result: Result, workers: int) -> None:
     settings = plan.settings
-    strengths = " and ".join(f"{c:g}" for c in settings.c) if len(settings.c) < 3 else f"{len(settings.c)} values"
+    strengths = " and ".join(exact(c) for c in settings.c) if len(settings.c) < 3 else f"{len(settings.c)} values"
     seeds = "1 seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
     processes = f"{workers} processes side by side" if workers > 1 else "one process"
     print(
@@ -132,9 +168,11 @@ def _existing_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type == "meta":
-            raise RuntimeError("it holds no numbers")
-        torch.empty(1, device=device)
+        # The meta device exists everywhere, but holds no numbers.
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        accelerator = torch.accelerator.current_accelerator()
+        count = 0 if accelerator is None else torch.accelerator.device_count()
+        there = ["cpu", *(f"{accelerator}:{number}" for number in range(count))]
+        raise ValueError(f"--device {name}: not available here; there are: {', '.join(there)}") from error
     return str(device)

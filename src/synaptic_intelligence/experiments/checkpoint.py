@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 
@@ -13,10 +14,12 @@ from synaptic_intelligence.atomic import replacing
 from synaptic_intelligence.experiments.plan import Job, Record
 
 
+@final
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read; the message names the file and says what to do."""
 
 
+@final
 @dataclass(frozen=True)
 class Checkpoint:
     """The state of a job between two epochs.
@@ -52,11 +55,21 @@ def checkpoint_path(folder: Path, job: Job) -> Path:
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint in one step; the old one stays whole until the new one is."""
+    """Write a checkpoint in one step; the old one stays whole until the new one is.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; the message names the file.
+    """
     # Field by field, as asdict would copy every tensor.
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
-    with replacing(path) as temporary:
-        torch.save({**content, "record": asdict(checkpoint.record)}, temporary)
+    # By way of memory: torch.save hides the cause where the disk is full.
+    file = io.BytesIO()
+    torch.save({**content, "record": asdict(checkpoint.record)}, file)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(file.getbuffer())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:

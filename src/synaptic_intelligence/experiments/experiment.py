@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.tasks import Stream
 
 
+@final
 @dataclass(frozen=True)
 class Experiment:
     """One figure or table of the paper, as the runner needs it.
@@ -31,6 +33,11 @@ class Experiment:
         stream: loads the tasks, from a folder or (None) from the package.
 
     ``network`` and ``stream`` are functions of a module, as worker processes import them by name.
+
+    Example:
+        >>> from synaptic_intelligence.experiments import EXPERIMENTS
+        >>> EXPERIMENTS["split-mnist"].task_names
+        ('0/1', '2/3', '4/5', '6/7', '8/9')
     """
 
     name: str

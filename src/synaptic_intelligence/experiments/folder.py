@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import final
 
 from synaptic_intelligence.experiments.checkpoint import checkpoint_path, read_checkpoint
 from synaptic_intelligence.experiments.environment import describe_environment
 from synaptic_intelligence.experiments.plan import Job, Plan, Record
 from synaptic_intelligence.experiments.settings import deviations
-from synaptic_intelligence.result import JSON, Result, ResultError, read_result, write_result
+from synaptic_intelligence.result import JSON, Result, ResultError, exact, read_result, write_result
 
 # Of the environment these decide the numbers, to the last bit, as the settings do.
 _DECISIVE = ("synaptic_intelligence", "torch", "device", "threads")
 _MADE_FROM_RESULT = ("figure.png", "figure.svg", "report.html")
 
 
+@final
 class RefusedError(ValueError):
     """The run may not start or go on in this folder; the message says why, and what may."""
 
@@ -43,7 +46,7 @@ def start_run(plan: Plan, workers: int, command: str, *, overwrite: bool) -> Res
         planned_runs=plan.settings.seeds * len(plan.settings.c),
         environment=describe_environment(plan.device, plan.threads, workers),
         command=command,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=_now(),
         wall_seconds=0.0,
         chance=plan.experiment.chance,
     )
@@ -54,12 +57,14 @@ def start_run(plan: Plan, workers: int, command: str, *, overwrite: bool) -> Res
 def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
     """Return the result in the folder, and what each job has measured, from its checkpoint.
 
-    Checkpoints may be ahead of the result, as they are written first. A complete result comes without records.
+    Checkpoints may be ahead of the result, as they are written first. A complete result comes without records. Where
+    something is left to train, the file notes under ``resumed`` when that was, and what of the environment is not as
+    it was at the start (workers or git, for instance).
 
     Raises:
         RefusedError: there is no run here, or it was started with other settings.
         CheckpointError: a checkpoint is damaged.
-        OSError: the folder cannot be read.
+        OSError: the folder cannot be read or written.
     """
     try:
         result = read_result(plan.result)
@@ -88,6 +93,8 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
         return result, {}
     plan.checkpoints.mkdir(exist_ok=True)
     found = {job: read_checkpoint(checkpoint_path(plan.checkpoints, job)) for job in plan.jobs}
+    result = replace(result, environment=_with_sitting(result.environment, environment))
+    write_result(result, plan.result)
     return result, {job: checkpoint.record for job, checkpoint in found.items() if checkpoint is not None}
 
 
@@ -98,6 +105,17 @@ def clear_checkpoints(plan: Plan) -> None:
         path.unlink(missing_ok=True)
     if plan.checkpoints.exists() and not any(plan.checkpoints.iterdir()):
         plan.checkpoints.rmdir()
+
+
+def _with_sitting(first: dict[str, JSON], now: dict[str, JSON]) -> dict[str, JSON]:
+    before = first.get("resumed")
+    differing = {name: value for name, value in now.items() if first.get(name) != value}
+    sitting: JSON = {"started": _now(), **differing}
+    return {**first, "resumed": [*(before if isinstance(before, list) else []), sitting]}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _refuse_loss(plan: Plan) -> None:
@@ -125,4 +143,4 @@ def _settings(plan: Plan) -> dict[str, JSON]:
 def _shown(value: JSON) -> str:
     if isinstance(value, list):
         return " ".join(_shown(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else "not set" if value is None else str(value)
+    return exact(value) if isinstance(value, float) else "not set" if value is None else str(value)

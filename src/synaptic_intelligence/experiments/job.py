@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import nn
@@ -49,6 +50,9 @@ def train_job(plan: Plan, job: Job, stream: Stream, listen: Callable[[Message], 
     state = _begin(plan, job, stream, start)
     task, epoch, seconds = (0, 0, 0.0) if start is None else (start.task, start.epoch, start.seconds)
     listen(JobStarted(job, task, epoch))
+    if task not in plan.tasks(job):
+        # The one who wrote this checkpoint was stopped before it could tell.
+        listen(TaskDone(job, task - 1, state.record))
     while task in plan.tasks(job):
         if epoch == 0:
             state.optimizer = _fresh_optimizer(state.model, plan)
@@ -80,6 +84,7 @@ def train_job(plan: Plan, job: Job, stream: Stream, listen: Callable[[Message], 
             listen(TaskDone(job, trained.task, state.record))
 
 
+@final
 @dataclass
 class _State:
     """What changes while a job trains."""

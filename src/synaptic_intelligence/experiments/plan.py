@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import final
 
 from synaptic_intelligence.experiments.experiment import Experiment
 from synaptic_intelligence.experiments.settings import Settings
+from synaptic_intelligence.result import exact
 
 
+@final
 @dataclass(frozen=True)
 class Job:
     """A piece of a run that one worker trains without a break.
@@ -30,9 +33,10 @@ class Job:
         return None if self.c is None else Job(self.seed, None)
 
     def __str__(self) -> str:
-        return f"seed {self.seed}, first task" if self.c is None else f"seed {self.seed}, c = {self.c:g}"
+        return f"seed {self.seed}, first task" if self.c is None else f"seed {self.seed}, c = {exact(self.c)}"
 
 
+@final
 @dataclass(frozen=True)
 class Plan:
     """One run of an experiment: what, with which settings, on which device, from and into which folder."""
@@ -65,6 +69,7 @@ class Plan:
         return range(1) if job.c is None else range(1, len(self.experiment.task_names))
 
 
+@final
 @dataclass(frozen=True)
 class Record:
     """What was measured on a seed's way to here: the fields of the result's ``Run``, rows for the tasks so far."""
@@ -75,6 +80,7 @@ class Record:
     task_seconds: list[float] = field(default_factory=list)
 
 
+@final
 @dataclass(frozen=True)
 class JobStarted:
     """A worker has begun with a job, or goes on with it at this task and epoch (both counted from 0)."""
@@ -84,6 +90,7 @@ class JobStarted:
     epoch: int
 
 
+@final
 @dataclass(frozen=True)
 class EpochDone:
     """An epoch was trained (task and epoch counted from 0); its checkpoint is written. ``seconds`` is the epoch's."""
@@ -96,6 +103,7 @@ class EpochDone:
     seconds: float
 
 
+@final
 @dataclass(frozen=True)
 class TaskDone:
     """A task was trained and tested (counted from 0); ``record`` ends with it."""

@@ -13,7 +13,7 @@ import torch
 from synaptic_intelligence.experiments.folder import clear_checkpoints
 from synaptic_intelligence.experiments.plan import Job, Message, Plan, Record, TaskDone
 from synaptic_intelligence.experiments.settings import Settings
-from synaptic_intelligence.experiments.workers import run_here, run_in_workers
+from synaptic_intelligence.experiments.workers import JobError, run_here, run_in_workers
 from synaptic_intelligence.result import Result, Run, write_result
 
 
@@ -32,7 +32,8 @@ def run(
         listen: is told of each job, epoch and task.
 
     Raises:
-        JobError: a job failed or its worker died; what was done until then can be resumed.
+        JobError: a job failed, its worker died, or the result is not complete at the end; what was done until then
+            can be resumed.
         OSError: the result cannot be written.
     """
     if result.complete:
@@ -56,9 +57,12 @@ def run(
         run_in_workers(plan, left, workers, note)
     else:
         run_here(plan, left, note)
-    complete = write()
+    whole = write()
+    if not whole.complete:
+        done = f"{len(whole.complete_runs)} of {whole.planned_runs} runs are complete"
+        raise JobError(f"all jobs have ended, but only {done}; the checkpoints are kept")
     clear_checkpoints(plan)
-    return complete
+    return whole
 
 
 def unfinished_jobs(plan: Plan, records: dict[Job, Record]) -> list[Job]:

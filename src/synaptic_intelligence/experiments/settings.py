@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from typing import final
 
-from synaptic_intelligence.result import JSON
+from synaptic_intelligence.result import JSON, exact
 
 
+@final
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides an experiment's numbers, apart from the machine.
@@ -52,14 +54,14 @@ class Settings:
         for name in ("xi", "lr"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive number, not {value:g}")
+                raise ValueError(f"{name} must be a positive number, not {exact(value)}")
         if not self.c:
             raise ValueError("c needs at least one strength")
         for c in self.c:
             if not (math.isfinite(c) and c >= 0):
-                raise ValueError(f"c must be 0 or more, not {c:g}")
+                raise ValueError(f"c must be 0 or more, not {exact(c)}")
             if self.c.count(c) > 1:
-                raise ValueError(f"c has {c:g} more than once")
+                raise ValueError(f"c has {exact(c)} more than once")
 
     @property
     def all_seeds(self) -> range:
@@ -72,10 +74,10 @@ class Settings:
 
 
 _IN_WORDS: dict[str, Callable[[Settings, Settings], str]] = {
-    "xi": lambda ours, paper: f"xi {ours.xi:g} instead of {paper.xi:g}",
+    "xi": lambda ours, paper: f"xi {exact(ours.xi)} instead of {exact(paper.xi)}",
     "epochs": lambda ours, paper: f"{ours.epochs} epoch{'s'[: ours.epochs != 1]} instead of {paper.epochs}",
     "batch_size": lambda ours, paper: f"batches of {ours.batch_size} instead of {paper.batch_size}",
-    "lr": lambda ours, paper: f"learning rate {ours.lr:g} instead of {paper.lr:g}",
+    "lr": lambda ours, paper: f"learning rate {exact(ours.lr)} instead of {exact(paper.lr)}",
     "limit": lambda ours, paper: f"only the first {ours.limit} training images of each task",
 }
 

@@ -12,32 +12,54 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import final
 
 import torch
 
+from synaptic_intelligence.errors import SynapseError
 from synaptic_intelligence.experiments.job import train_job
 from synaptic_intelligence.experiments.plan import Job, Message, Plan
 from synaptic_intelligence.tasks import Task
 
 
+@final
 class JobError(RuntimeError):
-    """A job failed, or its worker process died; ``details`` holds the traceback, if there is one."""
+    """A job failed, or its worker process died.
 
-    def __init__(self, message: str, details: str = "") -> None:
+    Args:
+        message: which job, and why.
+        details: the traceback, if there is one.
+        diverged: the numbers of the training ran away, as they would again.
+    """
+
+    def __init__(self, message: str, details: str = "", *, diverged: bool = False) -> None:
         super().__init__(message)
         self.details = details
+        self.diverged = diverged
 
 
+@final
 @dataclass(frozen=True)
 class _JobDone:
     job: Job
 
 
+@final
 @dataclass(frozen=True)
 class _JobFailed:
     job: Job
     cause: str
     details: str
+    diverged: bool
+
+    @classmethod
+    def by(cls, job: Job, error: Exception) -> _JobFailed:
+        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        # The synapses refuse numbers that are not finite; nothing else in a job makes them raise.
+        return cls(job, cause, traceback.format_exc(), diverged=isinstance(error, SynapseError))
+
+    def as_error(self) -> JobError:
+        return JobError(f"{self.job}: {self.cause}", self.details, diverged=self.diverged)
 
 
 def run_here(plan: Plan, jobs: list[Job], listen: Callable[[Message], None]) -> None:
@@ -55,7 +77,7 @@ def run_here(plan: Plan, jobs: list[Job], listen: Callable[[Message], None]) -> 
                 stream = stream or _load(plan)
                 train_job(plan, job, stream, listen)
             except Exception as error:
-                raise JobError(f"{job}: {_cause(error)}", traceback.format_exc()) from error
+                raise _JobFailed.by(job, error).as_error() from error
     finally:
         torch.set_num_threads(threads)
 
@@ -85,7 +107,7 @@ def run_in_workers(plan: Plan, jobs: list[Job], workers: int, listen: Callable[[
                 with _death_noticed(ready, pool, doing.get(ready)):
                     message = ready.recv()
                 if isinstance(message, _JobFailed):
-                    raise JobError(f"{message.job}: {message.cause}", message.details)
+                    raise message.as_error()
                 if isinstance(message, _JobDone):
                     del doing[ready]
                 else:
@@ -163,7 +185,7 @@ def _work(parent: Connection, plan: Plan) -> None:
                 stream = stream or _load(plan)
                 train_job(plan, job, stream, parent.send)
             except Exception as error:
-                parent.send(_JobFailed(job, _cause(error), traceback.format_exc()))
+                parent.send(_JobFailed.by(job, error))
             else:
                 parent.send(_JobDone(job))
 
@@ -183,7 +205,3 @@ def _load(plan: Plan) -> tuple[Task, ...]:
         replace(task, train_inputs=task.train_inputs[:limit], train_targets=task.train_targets[:limit])
         for task in stream
     )
-
-
-def _cause(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

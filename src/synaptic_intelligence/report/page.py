@@ -13,7 +13,7 @@ from synaptic_intelligence.report.figure import draw_figure, svg_text
 from synaptic_intelligence.report.statistics import summarize
 from synaptic_intelligence.report.table import column_names, result_cells
 from synaptic_intelligence.report.wording import numbers_shown, strength, warnings
-from synaptic_intelligence.result import Result, Run
+from synaptic_intelligence.result import Result, Run, exact
 from synaptic_intelligence.version import __version__
 
 
@@ -67,5 +67,5 @@ def _run_cells(run: Run, names: list[str]) -> list[str]:
     row = run.accuracy[-1][:learnt] if run.accuracy else []
     average = f"{AccuracyMatrix.from_rows(names, run.accuracy).average_accuracy():.3f}" if row else "-"
     accuracies = [f"{value:.3f}" for value in row] + ["-"] * (len(names) - learnt)
-    told = [f"{run.c:g}", str(run.seed), f"{learnt} of {len(names)}"]
+    told = [exact(run.c), str(run.seed), f"{learnt} of {len(names)}"]
     return [*told, *accuracies, average, f"{sum(run.task_seconds):.1f}"]

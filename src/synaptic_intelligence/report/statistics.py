@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 from scipy.special import stdtrit
 
@@ -13,6 +14,7 @@ from synaptic_intelligence.metrics import AccuracyMatrix
 from synaptic_intelligence.result import Result, Run
 
 
+@final
 @dataclass(frozen=True)
 class Estimate:
     """A mean, and half the width of its 95 % interval (None where there was one value).
@@ -52,6 +54,7 @@ def mean_and_interval(values: Sequence[float]) -> Estimate:
     return Estimate(mean, float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n) if n > 1 else None)
 
 
+@final
 @dataclass(frozen=True)
 class Summary:
     """The complete runs of one strength, over their seeds.

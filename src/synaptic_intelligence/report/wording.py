@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synaptic_intelligence.report.statistics import Summary
-from synaptic_intelligence.result import Result
+from synaptic_intelligence.result import Result, exact
 
 
 def strength(c: float) -> str:
@@ -13,7 +13,7 @@ def strength(c: float) -> str:
         >>> strength(0.0), strength(0.1)
         ('without synapses (c = 0)', 'c = 0.1')
     """
-    return "without synapses (c = 0)" if c == 0 else f"c = {c:g}"
+    return "without synapses (c = 0)" if c == 0 else f"c = {exact(c)}"
 
 
 def numbers_shown(summaries: list[Summary]) -> str:
@@ -28,7 +28,8 @@ def numbers_shown(summaries: list[Summary]) -> str:
     seeds = sorted({summary.seeds for summary in summaries})
     if seeds == [1]:
         return "One seed, so no interval."
-    return f"Mean and 95 % interval (Student's t) over {' or '.join(map(str, seeds))} seeds."
+    single = " A strength with one seed has no interval." if 1 in seeds else ""
+    return f"Mean and 95 % interval (Student's t) over {' or '.join(map(str, seeds))} seeds.{single}"
 
 
 def warnings(result: Result) -> list[str]:

@@ -18,7 +18,7 @@ from synaptic_intelligence.tasks.task import Task
 
 _BUNDLED = Path(__file__).parent / "data" / "mnist"
 _VARIABLE = "SYNAPTIC_DATA_DIR"
-# Of the unpacked files: the same file compressed by another gzip is as good.
+# In the order of a task's fields. Of the unpacked files: the same file compressed by another gzip is as good.
 _MD5 = {
     "train-images-idx3-ubyte.gz": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte.gz": "a25bea736e30d166cdddb491f175f624",
@@ -47,18 +47,8 @@ def load_mnist(data_dir: Path | str | None = None) -> Task:
         Task('MNIST', train=60000, test=10000, inputs=[784] uint8, classes=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9))
     """
     folder = _folder(data_dir)
-    train_inputs = _read_idx(folder / "train-images-idx3-ubyte.gz", dimensions=3)
-    train_targets = _read_idx(folder / "train-labels-idx1-ubyte.gz", dimensions=1)
-    test_inputs = _read_idx(folder / "t10k-images-idx3-ubyte.gz", dimensions=3)
-    test_targets = _read_idx(folder / "t10k-labels-idx1-ubyte.gz", dimensions=1)
-    return Task(
-        "MNIST",
-        train_inputs.flatten(start_dim=1),
-        train_targets.long(),
-        test_inputs.flatten(start_dim=1),
-        test_targets.long(),
-        classes=tuple(range(10)),
-    )
+    train_x, train_y, test_x, test_y = (_read_idx(folder / name) for name in _MD5)
+    return Task("MNIST", train_x.flatten(1), train_y.long(), test_x.flatten(1), test_y.long(), tuple(range(10)))
 
 
 def _folder(data_dir: Path | str | None) -> Path:
@@ -70,14 +60,17 @@ def _folder(data_dir: Path | str | None) -> Path:
     return folder / "mnist" if (folder / "mnist").is_dir() else folder
 
 
-def _read_idx(path: Path, dimensions: int) -> Tensor:
+def _read_idx(path: Path) -> Tensor:
     """Return what a gzipped IDX file holds: bytes 0, 0, 8 (for uint8), dimensions; big-endian sizes; data."""
     try:
         raw = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
         raise _error(path, "there is no such file") from None
-    except (EOFError, OSError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _error(path, f"it cannot be read as gzip; it is cut short or damaged ({error})") from error
+    except OSError as error:
+        raise _error(path, f"it cannot be opened ({error.strerror})") from error
+    dimensions = 3 if "idx3" in path.name else 1
     start = 4 + 4 * dimensions
     if len(raw) < start or raw[:4] != bytes((0, 0, 8, dimensions)):
         raise _error(path, f"it is not an IDX file of bytes with {dimensions} dimension(s)")
