@@ -483,6 +483,43 @@ def test_a_step_that_raises_half_way_leaves_no_trace() -> None:
     assert_close(model.named_parameters(), dict(twin.named_parameters()), 0)
 
 
+@pytest.mark.parametrize("action", ["consolidate", "detach", "attach", "load", "pause"])
+def test_what_follows_a_step_that_raised_first_puts_the_gradients_back(action: str) -> None:
+    class Failing(torch.optim.Optimizer):
+        fail = False
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            for p in self.param_groups[0]["params"]:
+                if self.fail:
+                    raise OSError("no luck")
+                p.sub_(p.grad, alpha=0.05)
+
+    model = small_model()
+    optimizer = Failing(model.parameters(), {})
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(model, optimizer, 0)
+    synapses.consolidate()
+    train(model, optimizer, 1)
+    gradients = [p.grad for p in model.parameters()]
+    optimizer.fail = True
+    with pytest.raises(OSError, match="no luck"):
+        optimizer.step()
+    assert any(p.grad is not g for p, g in zip(model.parameters(), gradients, strict=True))
+    if action == "consolidate":
+        synapses.consolidate()
+    elif action == "detach":
+        synapses.detach()
+    elif action == "attach":
+        synapses.attach(torch.optim.SGD(model.parameters(), lr=0.1))
+    elif action == "load":
+        synapses.load_state_dict(copy.deepcopy(synapses.state_dict()))
+    else:
+        with synapses.paused():
+            pass
+    assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
+
+
 class Own(torch.optim.SGD):
     """A subclass with an update of its own, that does not call its parent's step."""
 
