@@ -41,7 +41,7 @@ def seconds(file: Path) -> str:
     """Return how long a run took."""
     result = read_result(file)
     machine = f"{result.environment['cpu_count']} cores ({result.environment['device_name']})"
-    return f"The demo's training took {result.wall_seconds:.0f} seconds on {machine}.\n"
+    return f"The demo took {result.wall_seconds:.0f} seconds on {machine}.\n"
 
 
 def workers(file: Path) -> str:
