@@ -272,7 +272,8 @@ def step_with_closure(times: int, early: float = 0.0) -> None:
         loss.backward()
         return loss
 
-    optimizer.step(closure)
+    if not early:  # which is refused in the very first step too
+        optimizer.step(closure)
     optimizer.times, optimizer.early = times, early
     optimizer.step(closure)
 

@@ -765,6 +765,75 @@ def test_a_replaced_parameter_is_held_too() -> None:
         si.SynapticIntelligence([("w", new)], torch.optim.SGD([new], lr=0.1), c=C, xi=XI)
 
 
+def test_a_replaced_parameter_leaves_the_optimizer_usable() -> None:
+    """Adam's state keeps the old parameter alive; nobody steps it any more."""
+    model = small_model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(model, optimizer, 0)
+    synapses.consolidate()
+    model[0].weight = nn.Parameter(model.get_parameter("0.weight").detach().clone())
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    synapses.attach(optimizer, model.named_parameters())
+    train(model, optimizer, 1)
+    synapses.detach()
+    model[0].weight = nn.Parameter(model.get_parameter("0.weight").detach().clone())
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    synapses.attach(optimizer, model.named_parameters())
+    train(model, optimizer, 1)
+
+
+def test_attaching_is_all_or_nothing() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(model, optimizer, 0)
+    other = torch.optim.Adam(model.parameters(), lr=0.01)
+    named = dict(model.named_parameters())
+    swapped = [("0.weight", named["1.weight"]), ("1.weight", named["0.weight"]), *list(named.items())[1::2]]
+    with pytest.raises(si.SynapseError, match="another known parameter"):
+        synapses.attach(other, swapped)
+    train(model, optimizer, 0)
+    with torch.no_grad():
+        named["0.weight"].add_(1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", si.SynapseWarning)
+        with pytest.raises(si.SynapseWarning):
+            synapses.attach(other)
+    train(model, optimizer, 0)
+    other.step()
+
+
+def test_a_scaler_goes_on_after_a_step_that_raised() -> None:
+    class Failing(torch.optim.Adam):
+        fail = False
+
+        def step(self, closure: Any = None) -> Any:
+            if self.fail:
+                raise OSError("no luck")
+            return super().step(closure)
+
+    plain, model = small_model(torch.float32), small_model(torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    plain_optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
+    optimizer = Failing(model.parameters(), lr=0.01, fused=True)
+    plain_synapses = si.SynapticIntelligence(plain.named_parameters(), plain_optimizer, c=C, xi=XI)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    train(plain, plain_optimizer, 0)
+    for number, (x, y) in enumerate(task_batches(0, 10, torch.float32)):
+        for fail in [True, False] if number == 4 else [False]:
+            optimizer.fail = fail
+            optimizer.zero_grad()
+            scaler.scale(F.cross_entropy(model(x), y)).backward()
+            try:
+                scaler.step(optimizer)
+            except OSError:
+                assert fail
+            scaler.update()
+    assert_close(model.named_parameters(), dict(plain.named_parameters()), 1e-6)
+    assert_close(synapses.path.items(), dict(plain_synapses.path), 1e-5)
+
+
 def test_following_is_all_or_nothing() -> None:
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

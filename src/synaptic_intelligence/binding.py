@@ -159,8 +159,10 @@ class Binding:
             _holders[parameter] = weakref.ref(self)
         if self.optimizer in _left:
             hook, left = _left[self.optimizer]
-            for parameter in parameters.values():
-                left.pop(parameter, None)
+            inside = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+            for parameter in list(left):  # what is back, and what was replaced and is not stepped any more
+                if _holder(parameter) is self or id(parameter) not in inside:
+                    del left[parameter]
             if not len(left):
                 hook.remove()
                 del _left[self.optimizer]

@@ -230,8 +230,8 @@ class Consolidator:
                 f"the new optimizer would change which parameters have synapses: {other}; give its groups the same "
                 "c=None, and freeze or unfreeze before the synapses are made"
             )
-        for name, parameter in binding.parameters().items():
-            self._state.refuse_other_shape(name, parameter)
+        self._state.refuse_others(binding.parameters())
+        self._state.warn_of_edit()
         self._step.abandon()
         step = Step(binding, self._state, self._strength)
         binding.hold(step.before, step.after, instead_of=self._binding)

@@ -95,13 +95,8 @@ class State:
         Raises:
             SynapseError: a parameter has another shape now, or is another one of those that are known.
         """
-        replaced = []
-        for name, parameter in parameters.items():  # first look, then touch
-            if parameter is not self.parameters[name]:
-                if any(parameter is other for other in self.parameters.values()):
-                    raise SynapseError(f"the optimizer holds another known parameter in the place of {name!r}")
-                replaced.append((self.parameters[name], parameter))
-            self.refuse_other_shape(name, parameter)
+        self.refuse_others(parameters)  # first look, then touch
+        replaced = [(self.parameters[name], p) for name, p in parameters.items() if p is not self.parameters[name]]
         for name, parameter in parameters.items():
             if parameter is not self.parameters[name]:
                 self.parameters[name] = parameter
@@ -116,23 +111,26 @@ class State:
 
     def edited(self) -> bool:
         """Whether weights were changed by other hands since the last step."""
-        now = self.parameters.items()
-        return not self.untouched and any(self._versions.get(name, p._version) != p._version for name, p in now)
+        return any(self._versions.get(name, p._version) != p._version for name, p in self.parameters.items())
 
     def warn_of_edit(self) -> None:
-        """Warn, once, if weights were changed by other hands since the last step."""
-        if not self._warned_of_edit and self.edited():
+        """Warn, once, if weights were changed by other hands since the last step; before the first they may be."""
+        if not (self._warned_of_edit or self.untouched) and self.edited():
             self._warned_of_edit = True
             warn(
                 "weights were changed between optimizer steps; the change is not part of the path, and the anchor "
                 "stays: if you loaded other weights, load the synapses' state too (said once)"
             )
 
-    def refuse_other_shape(self, name: str, parameter: Tensor) -> None:
-        """Raise a SynapseError if the parameter does not have the shape of its synapses."""
-        if parameter.shape != self.anchor[name].shape:
-            was, now = list(self.anchor[name].shape), list(parameter.shape)
-            raise SynapseError(f"parameter {name!r} had shape {was} and has {now} now: make new synapses for it")
+    def refuse_others(self, parameters: Mapping[str, Tensor]) -> None:
+        """Raise a SynapseError unless the parameters can take the places of those that are known."""
+        for name, parameter in parameters.items():
+            new = parameter is not self.parameters[name]
+            if new and any(parameter is other for other in self.parameters.values()):
+                raise SynapseError(f"the optimizer holds another known parameter in the place of {name!r}")
+            if parameter.shape != self.anchor[name].shape:
+                was, now = list(self.anchor[name].shape), list(parameter.shape)
+                raise SynapseError(f"parameter {name!r} had shape {was} and has {now} now: make new synapses for it")
 
     def warn_of_nonfinite(self) -> None:
         """Warn if steps were not finite since this was last asked; reads from the device."""

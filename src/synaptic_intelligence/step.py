@@ -135,7 +135,7 @@ class Step:
                 used = self._used[name]
                 if parameter.grad is used and used._version != group.versions[name]:
                     raise SynapseError(
-                        f"a step raised half-way, and the gradient of {name!r} was written since: call "
+                        f"a step raised half-way, and the gradient of {name!r} was written in it or since: call "
                         "optimizer.zero_grad(set_to_none=True), and compute the gradients again"
                     )
         self._put_back()
@@ -238,7 +238,8 @@ def _is_inner(optimizer: Optimizer) -> bool:
 def _only_makes_state(optimizer: Optimizer) -> bool:
     """Whether this may be torch.distributed.checkpoint, which makes an optimizer's state by a step that moves nothing.
 
-    A warm-up that starts at zero looks the same: such a step is done as any other, and only not counted.
+    A warm-up that starts at zero looks the same: such a step is done as any other, and only not counted. (A plain SGD,
+    which never has state, may step many times at rate zero: there is no path in that either.)
     """
     rates = [group.get("lr") for group in optimizer.param_groups]
     return not optimizer.state and all(isinstance(rate, (int, float)) and rate == 0 for rate in rates)
@@ -253,4 +254,5 @@ def _unscale(optimizer: Optimizer) -> None:
         for parameter in group["params"]:
             if parameter.grad is not None:
                 parameter.grad.div_(scale.to(parameter.grad.device))
-    vars(optimizer)["grad_scale"] = None  # this is how GradScaler itself says that it was done
+    # Not None, as GradScaler itself would: it multiplies by what a step that raised has left there.
+    vars(optimizer)["grad_scale"] = torch.ones_like(scale)
