@@ -73,7 +73,7 @@ def unfinished_jobs(plan: Plan, records: dict[Job, Record]) -> list[Job]:
 def default_workers(settings: Settings, device: str) -> int:
     """Return how many processes to run side by side: one for each core and run, as far as both go; one on a GPU.
 
-    On two cores, two processes of one thread are clearly faster than one of two: a step is too small to be shared.
+    A step of a small network is too short to be shared between threads: results/workers.json, by benchmarks/workers.py.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min(cores, settings.seeds * len(settings.c)) if torch.device(device).type == "cpu" else 1
