@@ -6,20 +6,23 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn, TypeAlias, TypeVar, final
 
 from synaptic_intelligence.atomic import replacing
 
-__all__ = ["JSON", "SCHEMA_VERSION", "Result", "ResultError", "Run", "exact", "read_result", "write_result"]
+__all__ = ["AT_ONCE", "JSON", "SCHEMA_VERSION", "Result", "ResultError", "Run", "exact", "read_result", "write_result"]
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 """A value that a JSON file can hold; numbers are finite."""
 
-SCHEMA_VERSION = 1
-"""The version of the result file that this library writes and reads."""
+SCHEMA_VERSION = 2
+"""The version of the result file that this library writes; it reads version 1 too, whose runs are all of method si."""
+
+AT_ONCE = "joint"
+"""The method that learns all tasks at once."""
 
 _FORMAT = "synaptic-intelligence result"
 _Item = TypeVar("_Item")
@@ -48,30 +51,49 @@ class ResultError(ValueError):
 @final
 @dataclass(frozen=True)
 class Run:
-    """One training run through the stream of tasks: one seed, one strength.
+    """One training run through the stream of tasks: one seed, one method.
 
     Args:
         seed: seed of the run, not negative.
-        c: strength of the synapses, not negative; 0 is a run without synapses.
+        method: how the tasks were learnt: ``si`` (synaptic intelligence), or the name of a rival.
+        c: strength of the pull, not negative; 0 is a run without synapses, None a method that has no strength.
         accuracy: the accuracy matrix so far, ``accuracy[i][j]`` on task j after training task i, fractions;
-            every row holds all tasks.
+            every row holds all tasks. The method ``joint``, which learns all tasks at once, has one row.
         baseline: accuracy of the untrained network on every task, fractions.
         task_seconds: wall time of every task trained so far, seconds.
         train_accuracy: training accuracy in the last epoch of every task trained so far, fractions.
+        final_train_accuracy: accuracy on the training examples of every task at the end of the run, fractions; empty
+            before that, and in files that are older than this field.
+        path_correlation: for each weight matrix the correlations of the tasks' path integrals, ``[i][j]`` for
+            j <= i; empty where they were not compared.
 
     Example:
-        >>> run = Run(seed=0, c=1.0, accuracy=[[0.99, 0.5], [0.98, 0.97]], baseline=[0.5, 0.5],
+        >>> run = Run(seed=0, method="si", c=1.0, accuracy=[[0.99, 0.5], [0.98, 0.97]], baseline=[0.5, 0.5],
         ...           task_seconds=[1.0, 1.1], train_accuracy=[0.99, 0.98])
         >>> run.accuracy[-1]
         [0.98, 0.97]
     """
 
     seed: int
-    c: float
+    method: str
+    c: float | None
     accuracy: list[list[float]]
     baseline: list[float]
     task_seconds: list[float]
     train_accuracy: list[float]
+    final_train_accuracy: list[float] = field(default_factory=list)
+    path_correlation: dict[str, list[list[float]]] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> int:
+        """How many rows the accuracy matrix has at the end: one for each task, or one for all tasks at once.
+
+        Example:
+            >>> Run(seed=0, method="joint", c=None, accuracy=[[0.9, 0.9]], baseline=[0.5, 0.5],
+            ...     task_seconds=[1.0], train_accuracy=[0.99]).stages
+            1
+        """
+        return 1 if self.method == AT_ONCE else len(self.baseline)
 
 
 @final
@@ -121,9 +143,9 @@ class Result:
         """The runs that have trained every task.
 
         Example:
-            >>> half = Run(seed=0, c=1.0, accuracy=[[0.99, 0.5]], baseline=[0.5, 0.5],
+            >>> half = Run(seed=0, method="si", c=1.0, accuracy=[[0.99, 0.5]], baseline=[0.5, 0.5],
             ...            task_seconds=[1.0], train_accuracy=[0.99])
-            >>> whole = Run(seed=1, c=1.0, accuracy=[[0.99, 0.5], [0.98, 0.97]], baseline=[0.5, 0.5],
+            >>> whole = Run(seed=1, method="si", c=1.0, accuracy=[[0.99, 0.5], [0.98, 0.97]], baseline=[0.5, 0.5],
             ...             task_seconds=[1.0, 1.1], train_accuracy=[0.99, 0.98])
             >>> result = Result(
             ...     experiment="split-mnist", title="Split MNIST", settings={}, deviations=[],
@@ -132,14 +154,14 @@ class Result:
             >>> [run.seed for run in result.complete_runs]
             [1]
         """
-        return [run for run in self.runs if len(run.accuracy) == len(self.task_names)]
+        return [run for run in self.runs if len(run.accuracy) == run.stages]
 
     @property
     def complete(self) -> bool:
         """Whether every planned run has trained every task.
 
         Example:
-            >>> run = Run(seed=0, c=1.0, accuracy=[[0.99]], baseline=[0.5], task_seconds=[1.0], train_accuracy=[0.99])
+            >>> run = Run(seed=0, method="si", c=1.0, accuracy=[[0.99]], baseline=[0.5], task_seconds=[1.0], train_accuracy=[0.99])
             >>> Result(
             ...     experiment="split-mnist", title="Split MNIST", settings={}, deviations=[], task_names=["0 or 1"],
             ...     runs=[run], planned_runs=1, environment={}, command="synaptic run",
@@ -235,13 +257,13 @@ class _Value:
             self.fail(f"expected {least} or more, got {self.value}")
         return self.value
 
-    def number(self, most: float = math.inf) -> float:
+    def number(self, least: float = 0.0, most: float = math.inf) -> float:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             self.fail(f"expected a number, got {_shown(self.value)}")
         if isinstance(self.value, float) and not math.isfinite(self.value):
             self.fail(f"expected a finite number, got {_shown(self.value)}")
-        if not 0 <= self.value <= most:
-            bounds = "0 or more" if most == math.inf else f"a number from 0 to {most:g}"
+        if not least <= self.value <= most:
+            bounds = f"{least:g} or more" if most == math.inf else f"a number from {least:g} to {most:g}"
             self.fail(f"expected {bounds}, got {self.value}")
         try:
             return float(self.value)
@@ -250,6 +272,9 @@ class _Value:
 
     def fraction(self) -> float:
         return self.number(most=1.0)
+
+    def correlation(self) -> float:
+        return self.number(least=-1.0, most=1.0)
 
     def items(self, read: Callable[[_Value], _Item], length: int | None = None, of: str = "") -> list[_Item]:
         if not isinstance(self.value, list):
@@ -308,9 +333,11 @@ def _result(document: _Value) -> Result:
             f'{document.file}not a result file of synaptic-intelligence (it has no "format": "{_FORMAT}")'
         )
     found = value.get("schema")
-    if found != SCHEMA_VERSION or isinstance(found, bool):
+    if found == 1 and not isinstance(found, bool):
+        document = _Value(_upgraded(value), document.field, document.file)
+    elif found != SCHEMA_VERSION or isinstance(found, bool):
         _Value(found, "schema", document.file).fail(
-            f"the file has schema version {_shown(found)}, this library reads version {SCHEMA_VERSION}; "
+            f"the file has schema version {_shown(found)}, this library reads versions 1 to {SCHEMA_VERSION}; "
             "read it with the release of synaptic-intelligence that wrote it, or run the experiment again"
         )
     names = tuple(field.name for field in dataclasses.fields(Result))
@@ -329,10 +356,13 @@ def _result(document: _Value) -> Result:
     runs = field["runs"].items(lambda item: _run(item, len(task_names)))
     if len(runs) > planned_runs:
         field["runs"].fail(f"holds {len(runs)} runs, but planned_runs is {planned_runs}")
-    first: dict[tuple[int, float], int] = {}
+    first: dict[tuple[int, str, float | None], int] = {}
     for i, run in enumerate(runs):
-        if (j := first.setdefault((run.seed, run.c), i)) != i:
-            field["runs"].fail(f"runs[{i}] has the seed and c of runs[{j}]: seed {run.seed}, c {exact(run.c)}")
+        if (j := first.setdefault((run.seed, run.method, run.c), i)) != i:
+            strength = "" if run.c is None else f", c {exact(run.c)}"
+            field["runs"].fail(
+                f"runs[{i}] has the seed, method and c of runs[{j}]: seed {run.seed}, {run.method}{strength}"
+            )
     return Result(
         experiment=field["experiment"].string(),
         title=field["title"].string(),
@@ -349,17 +379,41 @@ def _result(document: _Value) -> Result:
     )
 
 
+def _upgraded(document: dict[str, object]) -> dict[str, object]:
+    """Return a document of version 1 as one of version 2: its runs named no method, as there was one alone."""
+    runs = document.get("runs")
+    if isinstance(runs, list):
+        defaults: dict[str, object] = {"method": "si", "final_train_accuracy": [], "path_correlation": {}}
+        runs = [{**defaults, **run} if isinstance(run, dict) else run for run in runs]
+    return {**document, "schema": SCHEMA_VERSION, "runs": runs}
+
+
 def _run(document: _Value, tasks: int) -> Run:
     field = document.record(tuple(field.name for field in dataclasses.fields(Run)))
+    method, c = field["method"].string(), field["c"]
+    stages = 1 if method == AT_ONCE else tasks
     accuracy = field["accuracy"].items(lambda row: row.items(_Value.fraction, tasks, "task"))
-    if len(accuracy) > tasks:
-        field["accuracy"].fail(f"has {len(accuracy)} rows, but there are {tasks} tasks")
+    if len(accuracy) > stages:
+        field["accuracy"].fail(f"has {len(accuracy)} rows, but there are {stages} tasks")
     trained = "row of accuracy"
+    final = field["final_train_accuracy"]
+    correlations = field["path_correlation"].members()
     return Run(
         seed=field["seed"].integer(0),
-        c=field["c"].number(),
+        method=method,
+        c=None if c.value is None else c.number(),
         accuracy=accuracy,
         baseline=field["baseline"].items(_Value.fraction, tasks, "task"),
         task_seconds=field["task_seconds"].items(_Value.number, len(accuracy), trained),
         train_accuracy=field["train_accuracy"].items(_Value.fraction, len(accuracy), trained),
+        final_train_accuracy=final.items(_Value.fraction, tasks if final.value != [] else None, "task"),
+        path_correlation={name: _correlations(value, len(accuracy)) for name, value in correlations.items()},
     )
+
+
+def _correlations(document: _Value, tasks: int) -> list[list[float]]:
+    rows = document.items(lambda row: row.items(_Value.correlation), tasks, "row of accuracy")
+    for i, row in enumerate(rows):
+        if len(row) != i + 1:
+            document.fail(f"row {i} has {len(row)} numbers, not one for each task so far")
+    return rows

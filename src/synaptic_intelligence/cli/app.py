@@ -86,9 +86,23 @@ def _run(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.", rich_help_panel=_SETTINGS)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=_SETTINGS)] = None,
+    tasks: Annotated[int | None, typer.Option(help="How many tasks are learnt.", rich_help_panel=_SETTINGS)] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Train on the first N images of each task.", rich_help_panel=_SETTINGS)
+        int | None, typer.Option(help="Use the first N images of each task alone.", rich_help_panel=_SETTINGS)
     ] = None,
+    rival: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to compare with: ewc:STRENGTH, sgd-dropout, joint, scratch, or none; repeat it for several.",
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None,
+    fisher_images: Annotated[
+        int | None, typer.Option(help="Images of each task that ewc looks at.", rich_help_panel=_SETTINGS)
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Ten seconds, to see that all works.", rich_help_panel=_SETTINGS)
+    ] = False,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.", rich_help_panel=_MACHINE)
     ] = "auto",
@@ -126,10 +140,13 @@ def _run(
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,
+        "tasks": tasks,
         "limit": limit,
+        "rivals": () if rival == ["none"] else tuple(rival) if rival else None,
+        "fisher_images": fisher_images,
     }
     with refusing(ValueError):
-        settings = replace(experiment.paper, **{key: value for key, value in given.items() if value is not None})
+        settings = replace(experiment.quick if quick else experiment.paper, **{key: value for key, value in given.items() if value is not None})
         request = Request(
             experiment=experiment,
             settings=settings,

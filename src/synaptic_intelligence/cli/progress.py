@@ -84,7 +84,7 @@ class _Tally:
 
     @property
     def tasks(self) -> int:
-        return len(self.plan.experiment.task_names)
+        return len(self.plan.task_names)
 
     @property
     def total(self) -> int:
@@ -95,12 +95,12 @@ class _Tally:
         return sum(self.done_of.values())
 
     def epochs(self, job: Job) -> int:
-        return len(self.plan.tasks(job)) * self.plan.settings.epochs
+        return len(self.plan.stages(job)) * self.plan.settings.epochs
 
     def note(self, message: Message) -> None:
         # Loading and start-up tell nothing of the speed: the clock starts with the first job.
         self.began = time.monotonic() if self.began is None else self.began
-        first = self.plan.tasks(message.job).start
+        first = self.plan.stages(message.job).start
         if isinstance(message, JobStarted):
             self.done_of[message.job] = (message.task - first) * self.plan.settings.epochs + message.epoch
         if isinstance(message, EpochDone):
@@ -128,7 +128,7 @@ class _Lines:
     def listen(self, message: Message) -> None:
         self.tally.note(message)
         if isinstance(message, TaskDone):
-            names, record = self.tally.plan.experiment.task_names, message.record
+            names, record = self.tally.plan.task_names, message.record
             learnt = record.accuracy[-1][: message.task + 1]
             self._print(
                 f"{self._where(message)} ({names[message.task]}) learnt in {record.task_seconds[-1]:.1f} s, "

@@ -16,6 +16,7 @@ from rich.console import Console
 from synaptic_intelligence.cli.progress import show_progress
 from synaptic_intelligence.cli.refusal import fail, refusing
 from synaptic_intelligence.cli.reporting import report
+from synaptic_intelligence.datasets import DataError
 from synaptic_intelligence.experiments import Experiment
 from synaptic_intelligence.experiments.checkpoint import CheckpointError
 from synaptic_intelligence.experiments.folder import RefusedError, resume_run, start_run
@@ -25,7 +26,6 @@ from synaptic_intelligence.experiments.runner import default_workers, run
 from synaptic_intelligence.experiments.settings import Settings, flags
 from synaptic_intelligence.experiments.workers import JobError
 from synaptic_intelligence.result import Result, exact
-from synaptic_intelligence.tasks import DataError
 
 _OTHER_SETTINGS = (
     "The training has diverged, and would again: choose other settings (a smaller --lr or --c, a larger --xi), and "
@@ -53,6 +53,13 @@ class Request:
     overwrite: bool
 
     def __post_init__(self) -> None:
+        most, possible = self.experiment.most_tasks, self.experiment.rivals
+        if most is not None and self.settings.tasks > most:
+            raise ValueError(f"--tasks must be at most {most} in {self.experiment.name}, not {self.settings.tasks}")
+        for method in self.settings.methods:
+            if method.name != "si" and method.name not in possible:
+                there = f"there are: {', '.join(possible)}" if possible else "it has none: --rival none"
+                raise ValueError(f"--rival {method.name} makes no sense in {self.experiment.name}; {there}")
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of them")
         if self.workers is not None and self.workers < 0:
@@ -118,7 +125,7 @@ def train(request: Request) -> None:
 def _open(request: Request, plan: Plan, workers: int, held: ExitStack) -> tuple[Result, dict[Job, Record]]:
     """Return the result to go on from and what its jobs have measured; the folder is this run's until ``held`` ends."""
     # Before anything is made or replaced: without its data a run cannot even begin.
-    plan.experiment.stream(plan.data_dir)
+    plan.experiment.stream(plan.data_dir, plan.settings.tasks)
     if not request.resume:
         plan.out.mkdir(parents=True, exist_ok=True)
     if plan.out.is_dir():

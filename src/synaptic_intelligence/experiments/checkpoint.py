@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 
 from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.experiments.plan import Job, Record
 
 
@@ -27,20 +28,21 @@ class Checkpoint:
     Args:
         task, epoch: the epoch to train next, both counted from 0; epoch 0 starts with a fresh optimizer.
         seconds: training time of this task so far.
-        c: the strength that the synapses have.
-        weights, optimizer, synapses: the state dicts; that of the optimizer is empty before epoch 0.
+        weights, optimizer, synapses: the state dicts; that of the optimizer is empty before a fresh one is made, that of
+            the synapses where there are none.
         order: state of the generator that shuffles the training images.
+        noise: states of the generators that dropout draws from: the CPU's, and the device's if it is another.
         record: what was measured so far.
     """
 
     task: int
     epoch: int
     seconds: float
-    c: float
     weights: dict[str, Any]
     optimizer: dict[str, Any]
     synapses: dict[str, Any]
     order: torch.Tensor
+    noise: list[torch.Tensor]
     record: Record
 
 
@@ -48,10 +50,10 @@ def checkpoint_path(folder: Path, job: Job) -> Path:
     """Return where the checkpoint of ``job`` lies.
 
     Example:
-        >>> checkpoint_path(Path("checkpoints"), Job(seed=3, c=0.5)).name
+        >>> checkpoint_path(Path("checkpoints"), Job(seed=3, method=Method("si", 0.5))).name
         'seed-3-c-0.5.pt'
     """
-    return folder / (f"seed-{job.seed}-first-task.pt" if job.c is None else f"seed-{job.seed}-c-{job.c!r}.pt")
+    return folder / f"seed-{job.seed}-{job.method.file_name if job.method else 'first-task'}.pt"
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

@@ -25,18 +25,24 @@ class Experiment:
         what: what is learnt, in half a sentence.
         source: where the paper shows it.
         paper: the paper's settings, the defaults.
+        quick: settings that take ten seconds on two cores, to see that all works; never the protocol.
         protocol: what is not a setting (network, optimizer, initialisation), in words, for the result file.
-        task_names: names of the tasks, in the order of training.
+        task_names: gives the names of so many tasks, in the order of training.
+        most_tasks: how many tasks there are; None: any number.
         chance: accuracy of guessing on one task, a fraction.
         multi_head: whether the logits of other tasks' classes are masked.
+        fresh_optimizer: whether each task begins with a fresh optimizer, or one goes through all of them.
         network: makes the untrained network; takes every random number from the generator that it is given.
-        stream: loads the tasks, from a folder or (None) from the package.
+        stream: loads so many tasks, from a folder or (None) from where they are by default.
+        rivals: the names of the rivals that make sense here.
+        dropout_network: the network of the rival ``sgd-dropout``, made as ``network`` is.
+        correlates_paths: whether the path integrals of different tasks are compared.
 
-    ``network`` and ``stream`` are functions of a module, as worker processes import them by name.
+    The functions are those of a module, as worker processes import them by name.
 
     Example:
         >>> from synaptic_intelligence.experiments import EXPERIMENTS
-        >>> EXPERIMENTS["split-mnist"].task_names
+        >>> EXPERIMENTS["split-mnist"].task_names(5)
         ('0/1', '2/3', '4/5', '6/7', '8/9')
     """
 
@@ -45,9 +51,15 @@ class Experiment:
     what: str
     source: str
     paper: Settings
+    quick: Settings
     protocol: dict[str, str]
-    task_names: tuple[str, ...]
+    task_names: Callable[[int], tuple[str, ...]]
+    most_tasks: int | None
     chance: float
     multi_head: bool
+    fresh_optimizer: bool
     network: Callable[[torch.Generator], nn.Module]
-    stream: Callable[[Path | None], Stream]
+    stream: Callable[[Path | None, int], Stream]
+    rivals: tuple[str, ...] = ()
+    dropout_network: Callable[[torch.Generator], nn.Module] | None = None
+    correlates_paths: bool = False

@@ -1,13 +1,15 @@
-"""Training one job: a seed's first task, or the tasks after it with one strength of the synapses."""
+"""Training one job: a seed's first task, or the tasks that one method learns after it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from synaptic_intelligence.consolidator import Consolidator, SynapticIntelligence
 from synaptic_intelligence.experiments.checkpoint import (
@@ -16,6 +18,8 @@ from synaptic_intelligence.experiments.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from synaptic_intelligence.experiments.method import Method
+from synaptic_intelligence.experiments.paths import compare_paths
 from synaptic_intelligence.experiments.plan import (
     EpochDone,
     Job,
@@ -25,18 +29,23 @@ from synaptic_intelligence.experiments.plan import (
     Record,
     TaskDone,
 )
-from synaptic_intelligence.tasks import Stream
-from synaptic_intelligence.train import evaluate, train_epoch
+from synaptic_intelligence.importance import Fisher
+from synaptic_intelligence.result import AT_ONCE
+from synaptic_intelligence.tasks import Stream, Task
+from synaptic_intelligence.train import as_input, evaluate, train_epoch
+
+SGD_LR = 0.1
+"""The learning rate of the rival ``sgd-dropout``."""
 
 # In the first task nothing is held yet, so that its strength does not matter.
-_FIRST_C = 0.0
+_FIRST = Method("si", 0.0)
 
 
 def train_job(plan: Plan, job: Job, stream: Stream, listen: Callable[[Message], None]) -> None:
     """Train ``job`` to its end, from its checkpoint where there is one, and tell ``listen`` of each epoch and task.
 
-    A checkpoint is written after every epoch. The weights and the order of the images come from two generators that
-    the seed alone determines; every strength of a seed sees the same images in the same order.
+    A checkpoint is written after every epoch. The weights, the order of the images and dropout come from three
+    generators that the seed alone determines; every method of a seed sees the same images in the same order.
 
     Raises:
         CheckpointError: a checkpoint is damaged.
@@ -47,91 +56,206 @@ def train_job(plan: Plan, job: Job, stream: Stream, listen: Callable[[Message], 
         start = read_checkpoint(checkpoint_path(plan.checkpoints, job.needs))
         if start is None:
             raise FileNotFoundError(f"{job} needs the checkpoint of {job.needs}, which is not there")
-    state = _begin(plan, job, stream, start)
-    task, epoch, seconds = (0, 0, 0.0) if start is None else (start.task, start.epoch, start.seconds)
-    listen(JobStarted(job, task, epoch))
-    if task not in plan.tasks(job):
-        # The one who wrote this checkpoint was stopped before it could tell.
-        listen(TaskDone(job, task - 1, state.record))
-    while task in plan.tasks(job):
-        if epoch == 0:
-            state.optimizer = _fresh_optimizer(state.model, plan)
-            state.synapses.attach(state.optimizer)
-        done = train_epoch(
-            state.model,
-            state.optimizer,
-            stream[task],
-            batch_size=plan.settings.batch_size,
-            generator=state.order,
-            multi_head=plan.experiment.multi_head,
-        )
-        seconds += done.seconds
-        trained = EpochDone(job, task, epoch, done.loss, done.accuracy, done.seconds)
-        last = epoch + 1 == plan.settings.epochs
-        if last:
-            state.synapses.consolidate()
-            state.record = replace(
-                state.record,
-                accuracy=[*state.record.accuracy, _test(state.model, stream, plan)],
-                train_accuracy=[*state.record.train_accuracy, done.accuracy],
-                task_seconds=[*state.record.task_seconds, seconds],
+    with _own_noise(plan.device):
+        trainer = _Trainer.begin(plan, job, stream, start)
+        task, epoch, seconds = (0, 0, 0.0) if start is None else (start.task, start.epoch, start.seconds)
+        listen(JobStarted(job, task, epoch))
+        if task not in plan.stages(job):
+            # The one who wrote this checkpoint was stopped before it could tell.
+            listen(TaskDone(job, task - 1, trainer.record))
+        while task in plan.stages(job):
+            if epoch == 0 and task > 0:
+                trainer.begin_task(task)
+            done = train_epoch(
+                trainer.model,
+                trainer.optimizer,
+                trainer.data(task),
+                batch_size=plan.settings.batch_size,
+                generator=trainer.order,
+                multi_head=plan.experiment.multi_head,
             )
-        task, epoch, seconds = (task + 1, 0, 0.0) if last else (task, epoch + 1, seconds)
-        # Before anything is told: what the parent knows of, a resumed run finds.
-        write_checkpoint(state.checkpoint(task, epoch, seconds), path)
-        listen(trained)
-        if last:
-            listen(TaskDone(job, trained.task, state.record))
+            seconds += done.seconds
+            trained = EpochDone(job, task, epoch, done.loss, done.accuracy, done.seconds)
+            last = epoch + 1 == plan.settings.epochs
+            if last:
+                trainer.end_task(task, done.accuracy, seconds)
+            task, epoch, seconds = (task + 1, 0, 0.0) if last else (task, epoch + 1, seconds)
+            # Before anything is told: what the parent knows of, a resumed run finds.
+            write_checkpoint(trainer.checkpoint(task, epoch, seconds), path)
+            listen(trained)
+            if last:
+                listen(TaskDone(job, trained.task, trainer.record))
 
 
 @final
 @dataclass
-class _State:
+class _Trainer:
     """What changes while a job trains."""
 
+    plan: Plan
+    job: Job
+    stream: Stream
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    synapses: Consolidator
+    synapses: Consolidator | None
     order: torch.Generator
     record: Record
 
+    @classmethod
+    def begin(cls, plan: Plan, job: Job, stream: Stream, start: Checkpoint | None) -> _Trainer:
+        """Return a trainer that goes on from the checkpoint ``start``, the job's own or that of the first task."""
+        method = job.method or _FIRST
+        model = _network(plan, method, job.seed, 0)
+        order = torch.Generator().manual_seed(2 * job.seed + 1)
+        torch.manual_seed(2**63 + job.seed)
+        if start is not None:
+            model.load_state_dict(start.weights)
+            order.set_state(start.order)
+            _set_noise(start.noise, plan.device)
+        optimizer = _optimizer(plan, method, model)
+        if start is not None and start.optimizer:
+            optimizer.load_state_dict(start.optimizer)
+        synapses = _synapses(plan, method, model, optimizer)
+        record = Record(baseline=_test(plan, model, stream)) if start is None else start.record
+        if method.name != "si":
+            record = replace(record, path_correlation={})  # that of the shared first task
+        trainer = cls(plan, job, stream, model, optimizer, synapses, order, record)
+        if start is not None and synapses is not None:
+            branches = job.needs is not None and start.task == 1 and start.epoch == 0
+            if method.name == "si":
+                synapses.load_state_dict({**start.synapses, "c": synapses.c})
+            elif branches:
+                # The checkpoint of the first task knows of the path alone.
+                synapses.consolidate(trainer.sample(0))
+            else:
+                synapses.load_state_dict(start.synapses)
+        return trainer
+
+    def data(self, task: int) -> Task:
+        """Return what is learnt in this stage: a task, or all of them at once."""
+        if self.job.method is None or self.job.method.name != AT_ONCE:
+            return self.stream[task]
+        return _union(self.stream)
+
+    def sample(self, task: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the images from which the Fisher information of a task is estimated."""
+        data, first = self.stream[task], slice(self.plan.settings.fisher_images)
+        return [(as_input(data.train_inputs[first]), data.train_targets[first])]
+
+    def begin_task(self, task: int) -> None:
+        """Take a fresh optimizer, and fresh weights, where experiment and method ask for them."""
+        method = self.job.method or _FIRST
+        if method.name == "scratch":
+            self.model = _network(self.plan, method, self.job.seed, task)
+        if method.name == "scratch" or self.plan.experiment.fresh_optimizer:
+            self.optimizer = _optimizer(self.plan, method, self.model)
+            if self.synapses is not None:
+                self.synapses.attach(self.optimizer)
+
+    def end_task(self, task: int, train_accuracy: float, seconds: float) -> None:
+        """Consolidate, and measure."""
+        record, name = self.record, (self.job.method or _FIRST).name
+        correlation = record.path_correlation
+        if self.synapses is not None and self.synapses.importance.needs_data:
+            self.synapses.consolidate(self.sample(task))
+        elif self.synapses is not None:
+            path = self.synapses.consolidate()
+            if self.plan.experiment.correlates_paths:
+                correlation = compare_paths(self.plan.checkpoints, self.job, task, path, correlation)
+        row = _test(self.plan, self.model, self.stream)
+        final_train = record.final_train_accuracy
+        if name == "scratch":
+            # Of each task the network that was trained on it; those that come are as untrained as they were.
+            row = [*(before[j] for j, before in enumerate(record.accuracy)), row[task], *record.baseline[task + 1 :]]
+        if name == "scratch" or self.job.method is None:
+            final_train = [*final_train, *_test(self.plan, self.model, [_training_data(self.stream[task])])]
+        elif task + 1 == self.plan.stages(self.job).stop:
+            final_train = _test(self.plan, self.model, [_training_data(data) for data in self.stream])
+        self.record = replace(
+            record,
+            accuracy=[*record.accuracy, row],
+            train_accuracy=[*record.train_accuracy, train_accuracy],
+            final_train_accuracy=final_train,
+            task_seconds=[*record.task_seconds, seconds],
+            path_correlation=correlation,
+        )
+
     def checkpoint(self, task: int, epoch: int, seconds: float) -> Checkpoint:
+        """Return the state before ``epoch`` of ``task``, by reference."""
+        goes_on = epoch > 0 or not self.plan.experiment.fresh_optimizer
         return Checkpoint(
             task=task,
             epoch=epoch,
             seconds=seconds,
-            c=self.synapses.c,
             weights=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict() if epoch > 0 else {},
-            synapses=self.synapses.state_dict(),
+            optimizer=self.optimizer.state_dict() if goes_on else {},
+            synapses=self.synapses.state_dict() if self.synapses is not None else {},
             order=self.order.get_state(),
+            noise=_noise(self.plan.device),
             record=self.record,
         )
 
 
-def _begin(plan: Plan, job: Job, stream: Stream, start: Checkpoint | None) -> _State:
-    model = plan.experiment.network(torch.Generator().manual_seed(2 * job.seed)).to(plan.device)
-    order = torch.Generator().manual_seed(2 * job.seed + 1)
-    if start is not None:
-        model.load_state_dict(start.weights)
-        order.set_state(start.order)
-    optimizer = _fresh_optimizer(model, plan)
-    if start is not None and start.optimizer:
-        optimizer.load_state_dict(start.optimizer)
-    c = _FIRST_C if start is None else start.c
-    synapses = SynapticIntelligence(model.named_parameters(), optimizer, c=c, xi=plan.settings.xi)
-    if start is not None:
-        synapses.load_state_dict(start.synapses)
-    # Here the strengths part ways: a job that begins has the state of the seed's first task.
-    synapses.c = _FIRST_C if job.c is None else job.c
-    record = Record(baseline=_test(model, stream, plan)) if start is None else start.record
-    return _State(model, optimizer, synapses, order, record)
+def _network(plan: Plan, method: Method, seed: int, number: int) -> nn.Module:
+    """Return the untrained network of this number, counted from 0: all of a seed's come from one generator in turn."""
+    make = plan.experiment.network
+    if method.name == "sgd-dropout":
+        assert plan.experiment.dropout_network is not None  # the command line has seen to it
+        make = plan.experiment.dropout_network
+    generator = torch.Generator().manual_seed(2 * seed)
+    model = make(generator)
+    for _ in range(number):
+        model = make(generator)
+    return model.to(plan.device)
 
 
-def _fresh_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+def _optimizer(plan: Plan, method: Method, model: nn.Module) -> torch.optim.Optimizer:
     fused = torch.device(plan.device).type in ("cpu", "cuda", "mps", "xpu")
+    if method.name == "sgd-dropout":
+        return torch.optim.SGD(model.parameters(), lr=SGD_LR, fused=fused)
     return torch.optim.Adam(model.parameters(), lr=plan.settings.lr, fused=fused)
 
 
-def _test(model: nn.Module, stream: Stream, plan: Plan) -> list[float]:
+def _synapses(plan: Plan, method: Method, model: nn.Module, optimizer: torch.optim.Optimizer) -> Consolidator | None:
+    if method.c is None:
+        return None
+    if method.name == "ewc":
+        return Consolidator(model.named_parameters(), optimizer, Fisher(model, cross_entropy, kind="exact"), c=method.c)
+    return SynapticIntelligence(model.named_parameters(), optimizer, c=method.c, xi=plan.settings.xi)
+
+
+def _test(plan: Plan, model: nn.Module, stream: Stream) -> list[float]:
     return [evaluate(model, task, multi_head=plan.experiment.multi_head) for task in stream]
+
+
+def _training_data(task: Task) -> Task:
+    """Return the task with its training images as those to test on."""
+    return replace(task, test_inputs=task.train_inputs, test_targets=task.train_targets)
+
+
+def _union(stream: Stream) -> Task:
+    inputs = torch.cat([task.train_inputs for task in stream])
+    targets = torch.cat([task.train_targets for task in stream])
+    classes = sorted({label for task in stream for label in task.classes})
+    return Task("all", inputs, targets, stream[0].test_inputs, stream[0].test_targets, tuple(classes))
+
+
+def _own_noise(device: str) -> AbstractContextManager[None]:
+    """Return a context that leaves torch's global generators, which dropout draws from, as they were before it."""
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[torch.device(device)], device_type=kind)
+
+
+def _noise(device: str) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if torch.device(device).type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return states
+
+
+def _set_noise(states: list[Tensor], device: str) -> None:
+    torch.set_rng_state(states[0])
+    if torch.device(device).type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1], device)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import final
 
 from synaptic_intelligence.experiments.experiment import Experiment
+from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.experiments.settings import Settings
-from synaptic_intelligence.result import exact
+from synaptic_intelligence.result import AT_ONCE
 
 
 @final
@@ -16,24 +17,25 @@ from synaptic_intelligence.result import exact
 class Job:
     """A piece of a run that one worker trains without a break.
 
-    The first task does not depend on c, as nothing is consolidated yet: it is a job of its own (``c`` None), trained
-    once for a seed. One job for each c goes on from its end, through the other tasks.
+    The first task does not depend on the strength, as nothing is consolidated yet: it is a job of its own (``method``
+    None), trained once for a seed. One job for each method goes on from its end, through the other tasks; a method
+    that does not share the first task trains all of them.
 
     Example:
-        >>> str(Job(seed=0, c=None)), str(Job(seed=0, c=1.0))
+        >>> str(Job(seed=0, method=None)), str(Job(seed=0, method=Method("si", 1.0)))
         ('seed 0, first task', 'seed 0, c = 1')
     """
 
     seed: int
-    c: float | None
+    method: Method | None
 
     @property
     def needs(self) -> Job | None:
         """The job that must be done before this one."""
-        return None if self.c is None else Job(self.seed, None)
+        return Job(self.seed, None) if self.method is not None and self.method.shares_first_task else None
 
     def __str__(self) -> str:
-        return f"seed {self.seed}, first task" if self.c is None else f"seed {self.seed}, c = {exact(self.c)}"
+        return f"seed {self.seed}, {self.method or 'first task'}"
 
 
 @final
@@ -61,12 +63,19 @@ class Plan:
     @property
     def jobs(self) -> list[Job]:
         """All jobs; first tasks come first, as others wait for them."""
-        seeds, strengths = self.settings.all_seeds, self.settings.c
-        return [Job(seed, None) for seed in seeds] + [Job(seed, c) for seed in seeds for c in strengths]
+        seeds, methods = self.settings.all_seeds, self.settings.methods
+        return [Job(seed, None) for seed in seeds] + [Job(seed, method) for seed in seeds for method in methods]
 
-    def tasks(self, job: Job) -> range:
-        """The numbers of the tasks that ``job`` trains, counted from 0."""
-        return range(1) if job.c is None else range(1, len(self.experiment.task_names))
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The names of the tasks, in the order of training."""
+        return self.experiment.task_names(self.settings.tasks)
+
+    def stages(self, job: Job) -> range:
+        """The numbers of the tasks that ``job`` trains, counted from 0; all tasks at once are one stage."""
+        if job.method is None or job.method.name == AT_ONCE:
+            return range(1)
+        return range(1 if job.method.shares_first_task else 0, self.settings.tasks)
 
 
 @final
@@ -77,7 +86,9 @@ class Record:
     baseline: list[float]
     accuracy: list[list[float]] = field(default_factory=list)
     train_accuracy: list[float] = field(default_factory=list)
+    final_train_accuracy: list[float] = field(default_factory=list)
     task_seconds: list[float] = field(default_factory=list)
+    path_correlation: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
 @final

@@ -67,7 +67,7 @@ def run(
 
 def unfinished_jobs(plan: Plan, records: dict[Job, Record]) -> list[Job]:
     """Return the jobs that still have tasks to train, first tasks first."""
-    return [job for job in plan.jobs if job not in records or len(records[job].accuracy) < plan.tasks(job).stop]
+    return [job for job in plan.jobs if job not in records or len(records[job].accuracy) < plan.stages(job).stop]
 
 
 def default_workers(settings: Settings, device: str) -> int:
@@ -76,11 +76,17 @@ def default_workers(settings: Settings, device: str) -> int:
     A step of a small network is too short to be shared between threads: results/workers.json, by benchmarks/workers.py.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(cores, settings.seeds * len(settings.c)) if torch.device(device).type == "cpu" else 1
+    return min(cores, settings.seeds * len(settings.methods)) if torch.device(device).type == "cpu" else 1
 
 
 def _runs(plan: Plan, records: dict[Job, Record]) -> list[Run]:
     """Every run that has learnt a task; where its own job has not, that is the seed's first."""
-    pairs = [(seed, c) for seed in plan.settings.all_seeds for c in plan.settings.c]
-    found = [(pair, records.get(Job(*pair)) or records.get(Job(pair[0], None))) for pair in pairs]
-    return [Run(*pair, **asdict(record)) for pair, record in found if record is not None and record.accuracy]
+    runs = []
+    for job in (Job(seed, method) for seed in plan.settings.all_seeds for method in plan.settings.methods):
+        record = records.get(job) or (records.get(job.needs) if job.needs else None)
+        if record is not None and record.accuracy and job.method is not None:
+            # From scratch it grows with each task; the result has it when all are there.
+            final = record.final_train_accuracy if len(record.accuracy) == plan.stages(job).stop else []
+            measured = {**asdict(record), "final_train_accuracy": final}
+            runs.append(Run(job.seed, job.method.name, job.method.c, **measured))
+    return runs

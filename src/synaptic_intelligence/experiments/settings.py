@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import final
 
+from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.result import JSON, exact
 
 
@@ -23,13 +24,16 @@ class Settings:
         epochs: passes over the training images of each task.
         batch_size: images in a step.
         lr: learning rate.
-        limit: train on the first ``limit`` images of each task only; None: on all of them.
+        tasks: how many tasks are learnt.
+        limit: train and test on the first ``limit`` images of each task only; None: on all of them.
+        rivals: what the synapses are compared with, as ``Method.parse`` reads it; may be empty.
+        fisher_images: from how many images of each task the rival ``ewc`` estimates the Fisher information.
 
     Raises:
         ValueError: a value makes no sense; the message begins with its name.
 
     Example:
-        >>> paper = Settings(seeds=2, first_seed=5, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3)
+        >>> paper = Settings(seeds=2, first_seed=5, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3, tasks=5)
         >>> list(paper.all_seeds)
         [5, 6]
     """
@@ -41,14 +45,17 @@ class Settings:
     epochs: int
     batch_size: int
     lr: float
+    tasks: int
     limit: int | None = None
+    rivals: tuple[str, ...] = ()
+    fisher_images: int = 1024
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "epochs", "batch_size", "limit"):
+        for name in ("seeds", "epochs", "batch_size", "tasks", "limit", "fisher_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
-        # Each seed gives two generators (2 * seed and 2 * seed + 1), whose seeds have 64 bits.
+        # Each seed gives three generators (2 * seed, 2 * seed + 1, 2^63 + seed), whose seeds have 64 bits.
         if not 0 <= self.first_seed < 2**62:
             raise ValueError(f"first_seed must be 0 or more and below 2^62, not {self.first_seed}")
         for name in ("xi", "lr"):
@@ -62,32 +69,44 @@ class Settings:
                 raise ValueError(f"c must be 0 or more, not {exact(c)}")
             if self.c.count(c) > 1:
                 raise ValueError(f"c has {exact(c)} more than once")
+        for rival in self.rivals:
+            if sum(Method.parse(other) == Method.parse(rival) for other in self.rivals) > 1:
+                raise ValueError(f"rivals has {rival} more than once")
 
     @property
     def all_seeds(self) -> range:
         """The seeds of the runs."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
+    @property
+    def methods(self) -> list[Method]:
+        """The ways to learn the tasks: synapses of each strength, then the rivals."""
+        return [*(Method("si", c) for c in self.c), *(Method.parse(rival) for rival in self.rivals)]
+
     def as_json(self) -> dict[str, JSON]:
         """The settings by name, as the result file holds them."""
-        return {**asdict(self), "c": list(self.c)}
+        return {**asdict(self), "c": list(self.c), "rivals": list(self.rivals)}
 
+
+_FLAGS = {"rivals": "rival"}
 
 _IN_WORDS: dict[str, Callable[[Settings, Settings], str]] = {
     "xi": lambda ours, paper: f"xi {exact(ours.xi)} instead of {exact(paper.xi)}",
     "epochs": lambda ours, paper: f"{ours.epochs} epoch{'s'[: ours.epochs != 1]} instead of {paper.epochs}",
     "batch_size": lambda ours, paper: f"batches of {ours.batch_size} instead of {paper.batch_size}",
     "lr": lambda ours, paper: f"learning rate {exact(ours.lr)} instead of {exact(paper.lr)}",
-    "limit": lambda ours, paper: f"only the first {ours.limit} training images of each task",
+    "tasks": lambda ours, paper: f"{ours.tasks} task{'s'[: ours.tasks != 1]} instead of {paper.tasks}",
+    "fisher_images": lambda ours, paper: f"Fisher from {ours.fisher_images} images instead of {paper.fisher_images}",
+    "limit": lambda ours, paper: f"only the first {ours.limit} images of each task",
 }
 
 
 def deviations(ours: Settings, paper: Settings) -> list[str]:
-    """Say in words where ``ours`` leaves the protocol ``paper``; other seeds and strengths stay within it.
+    """Say in words where ``ours`` leaves the protocol ``paper``; other seeds, strengths and rivals stay within it.
 
     Example:
         >>> from dataclasses import replace
-        >>> paper = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3)
+        >>> paper = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3, tasks=5)
         >>> deviations(replace(paper, seeds=3, epochs=2), paper)
         ['2 epochs instead of 10']
     """
@@ -99,7 +118,7 @@ def flags(ours: Settings, paper: Settings) -> list[str]:
 
     Example:
         >>> from dataclasses import replace
-        >>> paper = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3)
+        >>> paper = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3, tasks=5)
         >>> flags(replace(paper, seeds=3, c=(0.5,)), paper)
         ['--seeds', '3', '--c', '0.5']
     """
@@ -107,6 +126,6 @@ def flags(ours: Settings, paper: Settings) -> list[str]:
     for field in fields(ours):
         value = getattr(ours, field.name)
         if value != getattr(paper, field.name):
-            for item in value if isinstance(value, tuple) else (value,):
-                words += [f"--{field.name.replace('_', '-')}", str(item)]
+            for item in (value or ("none",)) if isinstance(value, tuple) else (value,):
+                words += [f"--{_FLAGS.get(field.name, field.name.replace('_', '-'))}", str(item)]
     return words

@@ -199,9 +199,14 @@ def _follow_parent() -> None:
 
 
 def _load(plan: Plan) -> tuple[Task, ...]:
-    limit = plan.settings.limit
-    stream = [task.to(plan.device) for task in plan.experiment.stream(plan.data_dir)]
+    first = slice(plan.settings.limit)
     return tuple(
-        replace(task, train_inputs=task.train_inputs[:limit], train_targets=task.train_targets[:limit])
-        for task in stream
+        replace(
+            task,
+            train_inputs=task.train_inputs[first],
+            train_targets=task.train_targets[first],
+            test_inputs=task.test_inputs[first],
+            test_targets=task.test_targets[first],
+        ).to(plan.device)
+        for task in plan.experiment.stream(plan.data_dir, plan.settings.tasks)
     )

@@ -1,15 +1,6 @@
-"""Tasks, streams of tasks, and the data sets that they are made from."""
+"""Tasks, and streams of tasks made from one data set."""
 
-from synaptic_intelligence.tasks.errors import DataError
-from synaptic_intelligence.tasks.mnist import load_mnist
 from synaptic_intelligence.tasks.stream import permute_pixels, split_by_class
 from synaptic_intelligence.tasks.task import Stream, Task
 
-__all__ = [
-    "DataError",
-    "Stream",
-    "Task",
-    "load_mnist",
-    "permute_pixels",
-    "split_by_class",
-]
+__all__ = ["Stream", "Task", "permute_pixels", "split_by_class"]

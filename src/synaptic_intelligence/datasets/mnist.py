@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synaptic_intelligence.tasks.errors import DataError
-from synaptic_intelligence.tasks.task import Task
+from synaptic_intelligence.datasets.errors import DataError
+from synaptic_intelligence.tasks import Task
 
 _BUNDLED = Path(__file__).parent / "data" / "mnist"
 _VARIABLE = "SYNAPTIC_DATA_DIR"

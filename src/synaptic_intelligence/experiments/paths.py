@@ -1,0 +1,62 @@
+"""How alike the path integrals of different tasks are: which synapses did the learning, again or others."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.experiments.checkpoint import checkpoint_path
+from synaptic_intelligence.experiments.plan import Job
+
+
+def compare_paths(
+    folder: Path, job: Job, task: int, path: Mapping[str, Tensor], before: Mapping[str, list[list[float]]]
+) -> dict[str, list[list[float]]]:
+    """Keep the path integral of a task in ``folder``; return the correlations so far, with a row for this task.
+
+    Args:
+        folder: of the checkpoints.
+        job: whose path it is.
+        task: its number, counted from 0.
+        path: the path integral of each parameter; only weight matrices are compared.
+        before: the correlations of the tasks before this one, by weight matrix.
+
+    Source: Zenke et al. 2017, figure 5.
+    """
+    weights = {name: values.to("cpu") for name, values in path.items() if values.ndim > 1}
+    _keep(weights, _path_file(folder, job, task))
+    rows: dict[str, list[float]] = {name: [] for name in weights}
+    for other in range(task):
+        earlier = torch.load(_path_file(folder, job, other), weights_only=True)
+        for name, values in weights.items():
+            rows[name].append(correlation(values, earlier[name]))
+    return {name: [*before.get(name, []), [*row, 1.0]] for name, row in rows.items()}
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Return Pearson's correlation of the numbers in two tensors of one shape, computed in float64; 0 if one is constant.
+
+    Example:
+        >>> round(correlation(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2.0, 4.0, 8.0])), 12)
+        1.0
+    """
+    a, b = (values.flatten().double() - values.double().mean() for values in (a, b))
+    scale = float(a.norm() * b.norm())
+    return max(-1.0, min(1.0, float(a @ b) / scale)) if scale > 0 else 0.0
+
+
+def _path_file(folder: Path, job: Job, task: int) -> Path:
+    trained_by = job.needs if task == 0 and job.needs is not None else job
+    return checkpoint_path(folder, trained_by).with_suffix(f".path-{task}.pt")
+
+
+def _keep(weights: dict[str, Tensor], path: Path) -> None:
+    file = io.BytesIO()
+    torch.save(weights, file)
+    with replacing(path) as temporary:
+        temporary.write_bytes(file.getbuffer())
