@@ -113,8 +113,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     # What a build back end forgets most easily, named here so that an empty source tree could not pass.
     assert {
         "synaptic_intelligence/py.typed",
-        "synaptic_intelligence/datasets/data/mnist/LICENSE",
-        "synaptic_intelligence/datasets/data/mnist/train-images-idx3-ubyte.gz",
+        "synaptic_intelligence/data/files/mnist/LICENSE",
+        "synaptic_intelligence/data/files/mnist/train-images-idx3-ubyte.gz",
     } <= names
     assert [name for name in names if name.startswith("synaptic_intelligence/report/") and "html" in name] != []
 

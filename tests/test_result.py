@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from synaptic_intelligence.result import Result, ResultError, Run, read_result, write_result
+from synaptic_intelligence.document import ResultError
+from synaptic_intelligence.result import Result, Run, read_result, write_result
 
 THIRD = 1 / 3
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NoReturn, TypeAlias, TypeVar, final
+from typing import final
 
-from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.document import JSON, Value, exact, read_document, write_document
 
-__all__ = ["AT_ONCE", "JSON", "SCHEMA_VERSION", "Result", "ResultError", "Run", "exact", "read_result", "write_result"]
-
-JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
-"""A value that a JSON file can hold; numbers are finite."""
+__all__ = ["AT_ONCE", "SCHEMA_VERSION", "Result", "Run", "read_result", "write_result"]
 
 SCHEMA_VERSION = 2
 """The version of the result file that this library writes; it reads version 1 too, whose runs are all of method si."""
@@ -25,27 +18,6 @@ AT_ONCE = "joint"
 """The method that learns all tasks at once."""
 
 _FORMAT = "synaptic-intelligence result"
-_Item = TypeVar("_Item")
-
-
-def exact(number: float) -> str:
-    """Return the shortest text that means this number and no other, as every report of a setting shows it.
-
-    Example:
-        >>> exact(1.0), exact(0.1), exact(0.12345678), exact(1e-5)
-        ('1', '0.1', '0.12345678', '1e-05')
-    """
-    return repr(float(number)).removesuffix(".0")
-
-
-@final
-class ResultError(ValueError):
-    """A result, or the file that should hold one, is damaged, foreign or of another schema version.
-
-    Example:
-        >>> issubclass(ResultError, ValueError)
-        True
-    """
 
 
 @final
@@ -161,7 +133,8 @@ class Result:
         """Whether every planned run has trained every task.
 
         Example:
-            >>> run = Run(seed=0, method="si", c=1.0, accuracy=[[0.99]], baseline=[0.5], task_seconds=[1.0], train_accuracy=[0.99])
+            >>> run = Run(seed=0, method="si", c=1.0, accuracy=[[0.99]], baseline=[0.5], task_seconds=[1.0],
+            ...           train_accuracy=[0.99])
             >>> Result(
             ...     experiment="split-mnist", title="Split MNIST", settings={}, deviations=[], task_names=["0 or 1"],
             ...     runs=[run], planned_runs=1, environment={}, command="synaptic run",
@@ -191,9 +164,8 @@ def write_result(result: Result, path: Path) -> None:
         True
     """
     document = {"format": _FORMAT, "schema": SCHEMA_VERSION, **dataclasses.asdict(result)}
-    _result(_Value(document, "", "cannot write this result: "))
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+    _result(Value(document, "", "cannot write this result: "))
+    write_document(document, path)
 
 
 def read_result(path: Path) -> Result:
@@ -214,144 +186,19 @@ def read_result(path: Path) -> Result:
         ...     print(str(error).removeprefix(f"{path}: "))
         not a result file of synaptic-intelligence (it has no "format": "synaptic-intelligence result")
     """
-    try:
-        document = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_no_duplicates)
-        return _result(_Value(document, "", f"{path}: "))
-    except ResultError:
-        raise
-    except (ValueError, RecursionError) as error:
-        problem = f"not readable as JSON: {error}. The file is damaged or cut off."
-        raise ResultError(f"{path}: {problem}") from error
+    return _result(read_document(path))
 
 
-def _no_duplicates(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} appears twice")
-    return members
-
-
-@final
-@dataclass(frozen=True)
-class _Value:
-    """A value out of a document, with the path to it, so that an error can say where it is."""
-
-    value: object
-    field: str
-    file: str
-
-    def fail(self, problem: str) -> NoReturn:
-        raise ResultError(f"{self.file}{self.field or 'the document'}: {problem}")
-
-    def string(self) -> str:
-        if not isinstance(self.value, str):
-            self.fail(f"expected a string, got {_shown(self.value)}")
-        return self.value
-
-    def integer(self, least: int) -> int:
-        # bool is a subclass of int, but `true` is no number in a file.
-        if isinstance(self.value, bool) or not isinstance(self.value, int):
-            self.fail(f"expected a whole number, got {_shown(self.value)}")
-        if self.value < least:
-            self.fail(f"expected {least} or more, got {self.value}")
-        return self.value
-
-    def number(self, least: float = 0.0, most: float = math.inf) -> float:
-        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
-            self.fail(f"expected a number, got {_shown(self.value)}")
-        if isinstance(self.value, float) and not math.isfinite(self.value):
-            self.fail(f"expected a finite number, got {_shown(self.value)}")
-        if not least <= self.value <= most:
-            bounds = f"{least:g} or more" if most == math.inf else f"a number from {least:g} to {most:g}"
-            self.fail(f"expected {bounds}, got {self.value}")
-        try:
-            return float(self.value)
-        except OverflowError:
-            self.fail("the number is too large")
-
-    def fraction(self) -> float:
-        return self.number(most=1.0)
-
-    def correlation(self) -> float:
-        return self.number(least=-1.0, most=1.0)
-
-    def items(self, read: Callable[[_Value], _Item], length: int | None = None, of: str = "") -> list[_Item]:
-        if not isinstance(self.value, list):
-            self.fail(f"expected a list, got {_shown(self.value)}")
-        if length is not None and len(self.value) != length:
-            self.fail(f"expected {length} numbers, one for each {of}, got {len(self.value)}")
-        return [read(_Value(item, f"{self.field}[{i}]", self.file)) for i, item in enumerate(self.value)]
-
-    def members(self) -> dict[str, _Value]:
-        if not isinstance(self.value, dict):
-            self.fail(f"expected an object, got {_shown(self.value)}")
-        for name in self.value:
-            if not isinstance(name, str):
-                self.fail(f"expected names that are strings, got {_shown(name)}")
-        dot = "." if self.field else ""
-        return {name: _Value(value, f"{self.field}{dot}{name}", self.file) for name, value in self.value.items()}
-
-    def record(self, names: tuple[str, ...]) -> dict[str, _Value]:
-        members = self.members()
-        for name in names:
-            if name not in members:
-                self.fail(f"the field {name!r} is missing")
-        for name, member in members.items():
-            if name not in names:
-                member.fail(f"unknown field in a result file of schema version {SCHEMA_VERSION}")
-        return members
-
-    def json(self) -> JSON:
-        if self.value is None or isinstance(self.value, bool | int | str):
-            return self.value
-        if isinstance(self.value, float):
-            if not math.isfinite(self.value):
-                self.fail(f"expected a finite number, got {_shown(self.value)}")
-            return self.value
-        if isinstance(self.value, list):
-            return self.items(_Value.json)
-        if isinstance(self.value, dict):
-            return self.json_object()
-        self.fail(f"JSON cannot hold {_shown(self.value)}")
-
-    def json_object(self) -> dict[str, JSON]:
-        return {name: member.json() for name, member in self.members().items()}
-
-
-def _shown(value: object) -> str:
-    text = (
-        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
-    )
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _result(document: _Value) -> Result:
+def _result(document: Value) -> Result:
     value = document.value
-    if not isinstance(value, dict) or value.get("format") != _FORMAT:
-        raise ResultError(
-            f'{document.file}not a result file of synaptic-intelligence (it has no "format": "{_FORMAT}")'
-        )
-    found = value.get("schema")
-    if found == 1 and not isinstance(found, bool):
-        document = _Value(_upgraded(value), document.field, document.file)
-    elif found != SCHEMA_VERSION or isinstance(found, bool):
-        _Value(found, "schema", document.file).fail(
-            f"the file has schema version {_shown(found)}, this library reads versions 1 to {SCHEMA_VERSION}; "
-            "read it with the release of synaptic-intelligence that wrote it, or run the experiment again"
-        )
+    if isinstance(value, dict) and value.get("schema") == 1 and value["schema"] is not True:
+        document = Value(_upgraded(value), document.field, document.file)
     names = tuple(field.name for field in dataclasses.fields(Result))
-    field = document.record(("format", "schema", *names))
-    task_names = field["task_names"].items(_Value.string)
+    names = tuple(field.name for field in dataclasses.fields(Result))
+    field = document.versioned(_FORMAT, SCHEMA_VERSION, names)
+    task_names = field["task_names"].items(Value.string)
     if not task_names:
         field["task_names"].fail("expected at least one task")
-    started = field["started"].string()
-    try:
-        offset = datetime.fromisoformat(started).utcoffset()
-    except ValueError:
-        offset = None
-    if offset != timedelta(0):
-        field["started"].fail(f"expected an ISO 8601 time in UTC, as 2025-01-31T12:00:00+00:00, got {_shown(started)}")
     planned_runs = field["planned_runs"].integer(1)
     runs = field["runs"].items(lambda item: _run(item, len(task_names)))
     if len(runs) > planned_runs:
@@ -367,13 +214,13 @@ def _result(document: _Value) -> Result:
         experiment=field["experiment"].string(),
         title=field["title"].string(),
         settings=field["settings"].json_object(),
-        deviations=field["deviations"].items(_Value.string),
+        deviations=field["deviations"].items(Value.string),
         task_names=task_names,
         runs=runs,
         planned_runs=planned_runs,
         environment=field["environment"].json_object(),
         command=field["command"].string(),
-        started=started,
+        started=field["started"].utc(),
         wall_seconds=field["wall_seconds"].number(),
         chance=field["chance"].fraction(),
     )
@@ -388,11 +235,11 @@ def _upgraded(document: dict[str, object]) -> dict[str, object]:
     return {**document, "schema": SCHEMA_VERSION, "runs": runs}
 
 
-def _run(document: _Value, tasks: int) -> Run:
+def _run(document: Value, tasks: int) -> Run:
     field = document.record(tuple(field.name for field in dataclasses.fields(Run)))
     method, c = field["method"].string(), field["c"]
     stages = 1 if method == AT_ONCE else tasks
-    accuracy = field["accuracy"].items(lambda row: row.items(_Value.fraction, tasks, "task"))
+    accuracy = field["accuracy"].items(lambda row: row.items(Value.fraction, tasks, "task"))
     if len(accuracy) > stages:
         field["accuracy"].fail(f"has {len(accuracy)} rows, but there are {stages} tasks")
     trained = "row of accuracy"
@@ -403,16 +250,16 @@ def _run(document: _Value, tasks: int) -> Run:
         method=method,
         c=None if c.value is None else c.number(),
         accuracy=accuracy,
-        baseline=field["baseline"].items(_Value.fraction, tasks, "task"),
-        task_seconds=field["task_seconds"].items(_Value.number, len(accuracy), trained),
-        train_accuracy=field["train_accuracy"].items(_Value.fraction, len(accuracy), trained),
-        final_train_accuracy=final.items(_Value.fraction, tasks if final.value != [] else None, "task"),
+        baseline=field["baseline"].items(Value.fraction, tasks, "task"),
+        task_seconds=field["task_seconds"].items(Value.number, len(accuracy), trained),
+        train_accuracy=field["train_accuracy"].items(Value.fraction, len(accuracy), trained),
+        final_train_accuracy=final.items(Value.fraction, tasks if final.value != [] else None, "task"),
         path_correlation={name: _correlations(value, len(accuracy)) for name, value in correlations.items()},
     )
 
 
-def _correlations(document: _Value, tasks: int) -> list[list[float]]:
-    rows = document.items(lambda row: row.items(_Value.correlation), tasks, "row of accuracy")
+def _correlations(document: Value, tasks: int) -> list[list[float]]:
+    rows = document.items(lambda row: row.items(Value.correlation), tasks, "row of accuracy")
     for i, row in enumerate(rows):
         if len(row) != i + 1:
             document.fail(f"row {i} has {len(row)} numbers, not one for each task so far")

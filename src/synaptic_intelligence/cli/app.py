@@ -15,8 +15,9 @@ from rich.table import Table
 from synaptic_intelligence.cli.refusal import refuse, refusing
 from synaptic_intelligence.cli.reporting import report
 from synaptic_intelligence.cli.training import Request, train
+from synaptic_intelligence.document import ResultError
 from synaptic_intelligence.experiments import EXPERIMENTS, Experiment
-from synaptic_intelligence.result import ResultError, read_result
+from synaptic_intelligence.result import read_result
 from synaptic_intelligence.version import __version__
 
 _EXAMPLES = """[bold]Examples[/bold]
@@ -146,7 +147,8 @@ def _run(
         "fisher_images": fisher_images,
     }
     with refusing(ValueError):
-        settings = replace(experiment.quick if quick else experiment.paper, **{key: value for key, value in given.items() if value is not None})
+        changes = {key: value for key, value in given.items() if value is not None}
+        settings = replace(experiment.quick if quick else experiment.paper, **changes)
         request = Request(
             experiment=experiment,
             settings=settings,

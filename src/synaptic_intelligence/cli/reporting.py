@@ -16,7 +16,7 @@ def report(result: Result, path: Path, folder: Path) -> None:
         OSError: the folder cannot be written.
     """
     # Not sooner: matplotlib and scipy take a second to import, which would delay the training.
-    from synaptic_intelligence.report import result_table, save_figure, write_page
+    from synaptic_intelligence.report import draw_figure, result_table, save_figure, write_page
 
     console = Console()
     if not console.is_terminal:
@@ -24,7 +24,7 @@ def report(result: Result, path: Path, folder: Path) -> None:
         console = Console(width=160)
     console.print()
     console.print(result_table(result))
-    figures = save_figure(result, folder)
+    figures = save_figure(draw_figure(result), folder)
     page = folder / "report.html"
     write_page(result, page)
     for what, where in (("result", path), ("figure", figures[0]), ("", figures[1]), ("page", page)):

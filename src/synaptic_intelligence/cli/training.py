@@ -16,7 +16,8 @@ from rich.console import Console
 from synaptic_intelligence.cli.progress import show_progress
 from synaptic_intelligence.cli.refusal import fail, refusing
 from synaptic_intelligence.cli.reporting import report
-from synaptic_intelligence.datasets import DataError
+from synaptic_intelligence.data import DataError
+from synaptic_intelligence.document import exact
 from synaptic_intelligence.experiments import Experiment
 from synaptic_intelligence.experiments.checkpoint import CheckpointError
 from synaptic_intelligence.experiments.folder import RefusedError, resume_run, start_run
@@ -25,7 +26,7 @@ from synaptic_intelligence.experiments.plan import Job, Plan, Record
 from synaptic_intelligence.experiments.runner import default_workers, run
 from synaptic_intelligence.experiments.settings import Settings, flags
 from synaptic_intelligence.experiments.workers import JobError
-from synaptic_intelligence.result import Result, exact
+from synaptic_intelligence.result import Result
 
 _OTHER_SETTINGS = (
     "The training has diverged, and would again: choose other settings (a smaller --lr or --c, a larger --xi), and "

@@ -11,7 +11,6 @@ from typing import Any, final
 import torch
 
 from synaptic_intelligence.atomic import replacing
-from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.experiments.plan import Job, Record
 
 
@@ -28,8 +27,8 @@ class Checkpoint:
     Args:
         task, epoch: the epoch to train next, both counted from 0; epoch 0 starts with a fresh optimizer.
         seconds: training time of this task so far.
-        weights, optimizer, synapses: the state dicts; that of the optimizer is empty before a fresh one is made, that of
-            the synapses where there are none.
+        weights, optimizer, synapses: the state dicts; that of the optimizer is empty before a fresh one is made, that
+            of the synapses where there are none.
         order: state of the generator that shuffles the training images.
         noise: states of the generators that dropout draws from: the CPU's, and the device's if it is another.
         record: what was measured so far.

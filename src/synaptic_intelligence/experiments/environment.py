@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from synaptic_intelligence.result import JSON
+from synaptic_intelligence.document import JSON
 from synaptic_intelligence.version import __version__
 
 _PACKAGE = Path(__file__).resolve().parents[1]

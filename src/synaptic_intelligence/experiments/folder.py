@@ -6,11 +6,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import final
 
+from synaptic_intelligence.document import JSON, ResultError, exact
 from synaptic_intelligence.experiments.checkpoint import checkpoint_path, read_checkpoint
 from synaptic_intelligence.experiments.environment import describe_environment
 from synaptic_intelligence.experiments.plan import Job, Plan, Record
 from synaptic_intelligence.experiments.settings import deviations
-from synaptic_intelligence.result import JSON, Result, ResultError, exact, read_result, write_result
+from synaptic_intelligence.result import Result, read_result, write_result
 
 # Of the environment these decide the numbers, to the last bit, as the settings do.
 _DECISIVE = ("synaptic_intelligence", "torch", "device", "threads")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-from synaptic_intelligence.result import exact
+from synaptic_intelligence.document import exact
 
 RIVALS = {
     "ewc": "elastic weight consolidation, with its strength: ewc:100",

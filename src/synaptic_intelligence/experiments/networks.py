@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -51,8 +51,8 @@ def convolutional_network(outputs: int, generator: torch.Generator) -> nn.Module
         >>> convolutional_network(10, torch.Generator().manual_seed(0))(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    skip_init = nn.utils.skip_init
-    output = skip_init(nn.Linear, 512, outputs)
+    skip_init: Callable[..., nn.Module] = nn.utils.skip_init
+    output = nn.utils.skip_init(nn.Linear, 512, outputs)
     model = nn.Sequential(
         *(skip_init(nn.Conv2d, 3, 32, 3, padding=1), nn.ReLU()),
         *(skip_init(nn.Conv2d, 32, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25)),
@@ -63,7 +63,10 @@ def convolutional_network(outputs: int, generator: torch.Generator) -> nn.Module
     )
     glorot_(model, generator)
     nn.init.zeros_(output.weight)
-    return model.to(memory_format=torch.channels_last)
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def glorot_(model: nn.Module, generator: torch.Generator) -> None:

@@ -39,7 +39,7 @@ def compare_paths(
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Return Pearson's correlation of the numbers in two tensors of one shape, computed in float64; 0 if one is constant.
+    """Return Pearson's correlation of the numbers in two tensors, computed in float64; 0 where one is constant.
 
     Example:
         >>> round(correlation(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2.0, 4.0, 8.0])), 12)

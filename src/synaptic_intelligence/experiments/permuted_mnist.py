@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from synaptic_intelligence.datasets import load_mnist
+from synaptic_intelligence.data import load_mnist
 from synaptic_intelligence.experiments.experiment import Experiment
 from synaptic_intelligence.experiments.job import SGD_LR
 from synaptic_intelligence.experiments.networks import multilayer_perceptron

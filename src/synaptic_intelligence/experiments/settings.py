@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import final
 
+from synaptic_intelligence.document import JSON, exact
 from synaptic_intelligence.experiments.method import Method
-from synaptic_intelligence.result import JSON, exact
 
 
 @final

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from synaptic_intelligence.datasets import load_cifar10, load_cifar100
+from synaptic_intelligence.data import load_cifar10, load_cifar100
 from synaptic_intelligence.experiments.experiment import Experiment
 from synaptic_intelligence.experiments.networks import convolutional_network
 from synaptic_intelligence.experiments.settings import Settings

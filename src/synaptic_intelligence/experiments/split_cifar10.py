@@ -1,6 +1,6 @@
 """Split CIFAR-10: five tasks of two classes each, one head per task (appendix of the paper).
 
-    synaptic run split-cifar10
+synaptic run split-cifar10
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from synaptic_intelligence.datasets import load_cifar10
+from synaptic_intelligence.data import load_cifar10
 from synaptic_intelligence.experiments.experiment import Experiment
 from synaptic_intelligence.experiments.networks import convolutional_network
 from synaptic_intelligence.experiments.settings import Settings

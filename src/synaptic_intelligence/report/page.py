@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 
 from jinja2 import Environment, StrictUndefined
 
 from synaptic_intelligence.atomic import replacing
-from synaptic_intelligence.metrics import AccuracyMatrix
-from synaptic_intelligence.report.figure import draw_figure, svg_text
+from synaptic_intelligence.report.figure import draw_figure
 from synaptic_intelligence.report.statistics import summarize
+from synaptic_intelligence.report.style import svg_text
 from synaptic_intelligence.report.table import column_names, result_cells
-from synaptic_intelligence.report.wording import numbers_shown, strength, warnings
-from synaptic_intelligence.result import Result, Run, exact
+from synaptic_intelligence.report.wording import method_name, numbers_shown, warnings
+from synaptic_intelligence.result import Result, Run
 from synaptic_intelligence.version import __version__
 
 
@@ -47,25 +48,29 @@ def write_page(result: Result, path: Path) -> None:
         figure_says=_in_words(result),
         columns=column_names(result.task_names),
         rows=result_cells(result),
-        runs=[_run_cells(run, result.task_names) for run in sorted(result.runs, key=lambda r: (r.c, r.seed))],
+        runs=[_run_cells(run, result.task_names) for run in sorted(result.runs, key=_order)],
         version=__version__,
     )
     with replacing(path) as temporary:
         temporary.write_text(page, "utf-8")
 
 
+def _order(run: Run) -> tuple[bool, str, float, int]:
+    return run.method != "si", run.method, run.c or 0.0, run.seed
+
+
 def _in_words(result: Result) -> str:
     """Say what the figure shows, for those who cannot see it."""
-    ends = [f"{s.average_curve[-1]} with {strength(s.c)}".replace("with without", "without") for s in summarize(result)]
-    found = f" After the last task the average is {', '.join(ends)}." if ends else ""
+    ends = [f"{method_name(s.method, s.c)}: {s.average}" for s in summarize(result)]
+    found = f" After the last task the average is, {'; '.join(ends)}." if ends else ""
     return f"Line charts of the accuracy on each task, and of the average, against the number of tasks learnt.{found}"
 
 
 def _run_cells(run: Run, names: list[str]) -> list[str]:
-    """One run after its last task so far: c, seed, tasks learnt, each task, average, seconds."""
-    learnt = len(run.accuracy)
+    """One run after its last task so far: method, seed, tasks learnt, each task, average, seconds."""
+    learnt = len(names) * len(run.accuracy) // run.stages
     row = run.accuracy[-1][:learnt] if run.accuracy else []
-    average = f"{AccuracyMatrix.from_rows(names, run.accuracy).average_accuracy():.3f}" if row else "-"
+    average = f"{fmean(row):.3f}" if row else "-"
     accuracies = [f"{value:.3f}" for value in row] + ["-"] * (len(names) - learnt)
-    told = [exact(run.c), str(run.seed), f"{learnt} of {len(names)}"]
+    told = [method_name(run.method, run.c), str(run.seed), f"{learnt} of {len(names)}"]
     return [*told, *accuracies, average, f"{sum(run.task_seconds):.1f}"]

@@ -11,7 +11,7 @@ from typing import final
 from scipy.special import stdtrit
 
 from synaptic_intelligence.metrics import AccuracyMatrix
-from synaptic_intelligence.result import Result, Run
+from synaptic_intelligence.result import AT_ONCE, Result, Run
 
 
 @final
@@ -57,19 +57,25 @@ def mean_and_interval(values: Sequence[float]) -> Estimate:
 @final
 @dataclass(frozen=True)
 class Summary:
-    """The complete runs of one strength, over their seeds.
+    """The complete runs of one method, over their seeds.
 
     Args:
-        c: the strength.
+        method, c: the method and its strength, as in the result's ``Run``.
         seeds: number of complete runs.
-        curves: ``curves[j][k]`` is the accuracy on task j after k more tasks were learnt, fractions.
+        final: accuracy on each task at the end, fractions.
+        average: mean accuracy on all tasks at the end, a fraction.
+        curves: ``curves[j][k]`` is the accuracy on task j after k more tasks were learnt, fractions; none for a method
+            that learns all tasks at once, and likewise the average curve.
         average_curve: mean accuracy on the tasks learnt so far, after each task, fractions.
         forgetting: mean forgetting after the last task, a difference of fractions; None if there is one task alone.
         backward_transfer: mean backward transfer, likewise.
     """
 
-    c: float
+    method: str
+    c: float | None
     seeds: int
+    final: list[Estimate]
+    average: Estimate
     curves: list[list[Estimate]]
     average_curve: list[Estimate]
     forgetting: Estimate | None
@@ -77,31 +83,39 @@ class Summary:
 
 
 def summarize(result: Result) -> list[Summary]:
-    """Return one summary for each strength that has a complete run, the weakest first.
+    """Return one summary for each method that has a complete run: synapses, the weakest first, then their rivals.
 
     Example:
-        >>> run = Run(seed=0, c=1.0, accuracy=[[0.9, 0.5], [0.8, 1.0]], baseline=[0.5, 0.5],
+        >>> run = Run(seed=0, method="si", c=1.0, accuracy=[[0.9, 0.5], [0.8, 1.0]], baseline=[0.5, 0.5],
         ...           task_seconds=[1.0, 1.0], train_accuracy=[1.0, 1.0])
         >>> result = Result(
         ...     experiment="split-mnist", title="Split MNIST", settings={}, deviations=[],
         ...     task_names=["0 or 1", "2 or 3"], runs=[run], planned_runs=1, environment={},
         ...     command="synaptic run", started="2025-01-31T12:00:00+00:00", wall_seconds=2.0, chance=0.5)
-        >>> [(summary.c, str(summary.average_curve[-1])) for summary in summarize(result)]
+        >>> [(summary.c, str(summary.average)) for summary in summarize(result)]
         [(1.0, '0.900')]
     """
-    runs = result.complete_runs
-    return [_summary(c, [r for r in runs if r.c == c], result.task_names) for c in sorted({run.c for run in runs})]
+    runs: dict[tuple[str, float | None], list[Run]] = {}
+    for run in result.complete_runs:
+        runs.setdefault((run.method, run.c), []).append(run)
+    # sorted() keeps the order of what is equal: rivals stay as they were run.
+    order = sorted(runs, key=lambda key: (key[0] != "si", key[1] if key[0] == "si" else 0.0))
+    return [_summary(runs[key], result.task_names) for key in order]
 
 
-def _summary(c: float, runs: list[Run], names: list[str]) -> Summary:
+def _summary(runs: list[Run], names: list[str]) -> Summary:
     tasks = range(len(names))
-    several = len(names) > 1
-    matrices = [AccuracyMatrix.from_rows(names, run.accuracy) for run in runs]
+    in_turn, several = runs[0].method != AT_ONCE, runs[0].method != AT_ONCE and len(names) > 1
+    final = [mean_and_interval([run.accuracy[-1][j] for run in runs]) for j in tasks]
+    matrices = [AccuracyMatrix.from_rows(names, run.accuracy) for run in runs] if in_turn else []
     return Summary(
-        c=c,
+        method=runs[0].method,
+        c=runs[0].c,
         seeds=len(runs),
-        curves=[[mean_and_interval([run.accuracy[i][j] for run in runs]) for i in tasks[j:]] for j in tasks],
-        average_curve=[mean_and_interval([m.average_accuracy(after=i + 1) for m in matrices]) for i in tasks],
+        final=final,
+        average=mean_and_interval([statistics.fmean(run.accuracy[-1]) for run in runs]),
+        curves=[[mean_and_interval([run.accuracy[i][j] for run in runs]) for i in tasks[j:]] for j in tasks if in_turn],
+        average_curve=[mean_and_interval([m.average_accuracy(i + 1) for m in matrices]) for i in tasks if in_turn],
         forgetting=mean_and_interval([m.forgetting() for m in matrices]) if several else None,
         backward_transfer=mean_and_interval([m.backward_transfer() for m in matrices]) if several else None,
     )

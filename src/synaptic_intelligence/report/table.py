@@ -7,28 +7,30 @@ from rich.table import Table
 from rich.text import Text
 
 from synaptic_intelligence.report.statistics import summarize
-from synaptic_intelligence.report.wording import numbers_shown, strength, warnings
+from synaptic_intelligence.report.wording import method_name, numbers_shown, warnings
 from synaptic_intelligence.result import Result
 
 _WIDEST = 5  # this many tasks fit a terminal of 80 columns; of more, the first and the last are shown
 
 
 def result_cells(result: Result) -> list[list[str]]:
-    """Return the table's cells: one row per strength, a column for each task and three for the whole.
+    """Return the table's cells: one row per method, a column for each task and three for the whole.
 
-    The columns are the strength, the number of seeds, the accuracy on each task after the last one (fractions), the
+    The columns are the method, the number of seeds, the accuracy on each task after the last one (fractions), the
     average of these, forgetting and backward transfer, each as mean ± 95 % interval.
     """
     rows = []
     for s in summarize(result):
-        estimates = [*(curve[-1] for curve in s.curves), s.average_curve[-1], s.forgetting, s.backward_transfer]
-        rows.append([strength(s.c), str(s.seeds), *("-" if value is None else str(value) for value in estimates)])
+        estimates = [*s.final, s.average, s.forgetting, s.backward_transfer]
+        rows.append(
+            [method_name(s.method, s.c), str(s.seeds), *("-" if value is None else str(value) for value in estimates)]
+        )
     return rows
 
 
 def column_names(task_names: list[str]) -> list[str]:
     """Return the names of the columns of ``result_cells``."""
-    return ["strength", "seeds", *task_names, "average", "forgetting", "backward transfer"]
+    return ["method", "seeds", *task_names, "average", "forgetting", "backward transfer"]
 
 
 def result_table(result: Result) -> Table:
@@ -67,7 +69,7 @@ def markdown_table(result: Result) -> str:
         ...     experiment="split-mnist", title="Split MNIST", settings={}, deviations=[],
         ...     task_names=["0 or 1"], runs=[], planned_runs=1, environment={}, command="synaptic run",
         ...     started="2025-01-31T12:00:00+00:00", wall_seconds=0.0, chance=0.5)))
-        | strength | seeds | 0 or 1 | average | forgetting | backward transfer |
+        | method | seeds | 0 or 1 | average | forgetting | backward transfer |
         | :-- | --: | --: | --: | --: | --: |
         <BLANKLINE>
         No run is complete. Incomplete: 0 of 1 runs are complete.

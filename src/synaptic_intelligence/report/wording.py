@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from synaptic_intelligence.document import exact
 from synaptic_intelligence.report.statistics import Summary
-from synaptic_intelligence.result import Result, exact
+from synaptic_intelligence.result import Result
+
+_RIVALS = {
+    "ewc": "EWC",
+    "sgd-dropout": "SGD with dropout",
+    "scratch": "each task from scratch",
+    "joint": "all tasks at once",
+}
 
 
-def strength(c: float) -> str:
-    """Return the name of a strength.
+def method_name(method: str, c: float | None) -> str:
+    """Return the name of a method with its strength.
 
     Example:
-        >>> strength(0.0), strength(0.1)
-        ('without synapses (c = 0)', 'c = 0.1')
+        >>> method_name("si", 0.0), method_name("si", 0.1), method_name("ewc", 30.0)
+        ('without synapses (c = 0)', 'c = 0.1', 'EWC, c = 30')
     """
-    return "without synapses (c = 0)" if c == 0 else f"c = {exact(c)}"
+    if method == "si" and c == 0:
+        return "without synapses (c = 0)"
+    parts = [] if method == "si" else [_RIVALS.get(method, method)]
+    return ", ".join([*parts, *([] if c is None else [f"c = {exact(c)}"])])
 
 
 def numbers_shown(summaries: list[Summary]) -> str:
@@ -28,7 +39,7 @@ def numbers_shown(summaries: list[Summary]) -> str:
     seeds = sorted({summary.seeds for summary in summaries})
     if seeds == [1]:
         return "One seed, so no interval."
-    single = " A strength with one seed has no interval." if 1 in seeds else ""
+    single = " What has one seed has no interval." if 1 in seeds else ""
     return f"Mean and 95 % interval (Student's t) over {' or '.join(map(str, seeds))} seeds.{single}"
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synaptic_intelligence.datasets.errors import DataError
+from synaptic_intelligence.data.errors import DataError
 from synaptic_intelligence.tasks import Task
 
-_BUNDLED = Path(__file__).parent / "data" / "mnist"
+_BUNDLED = Path(__file__).parent / "files" / "mnist"
 _VARIABLE = "SYNAPTIC_DATA_DIR"
 # In the order of a task's fields. Of the unpacked files: the same file compressed by another gzip is as good.
 _MD5 = {

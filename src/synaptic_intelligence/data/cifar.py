@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from synaptic_intelligence.atomic import replacing
-from synaptic_intelligence.datasets.errors import DataError
+from synaptic_intelligence.data.errors import DataError
 from synaptic_intelligence.tasks import Task
 
 _VARIABLE = "SYNAPTIC_DATA_DIR"
@@ -165,9 +165,7 @@ def _from_cache(source: _Source, part: str, path: Path) -> tuple[Tensor, Tensor]
     return images, labels
 
 
-def _decode(
-    source: _Source, part: str, files: dict[str, list[Path]] | None, kept: Path
-) -> tuple[Tensor, Tensor]:
+def _decode(source: _Source, part: str, files: dict[str, list[Path]] | None, kept: Path) -> tuple[Tensor, Tensor]:
     """Return images and labels in their canonical order, and keep them in the file ``kept``."""
     examples = []
     try:

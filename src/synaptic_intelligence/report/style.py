@@ -1,0 +1,60 @@
+"""How every figure looks: matplotlib's settings, and a colour for each method."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
+
+from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.report.statistics import Summary
+
+STYLE = Path(__file__).with_name("figure.mplstyle")
+WARNING, SOFT, FAINT = "#A33B00", "#555555", "#767676"
+
+# Okabe and Ito's colours: vermilion without synapses, and from sky blue over blue to near black with them.
+_WITHOUT = "#D55E00"
+_WITH = LinearSegmentedColormap.from_list("synapses", ["#56B4E9", "#0072B2", "#002B45"])
+_RIVALS = {"ewc": "#CC79A7", "sgd-dropout": "#009E73", "scratch": "#8A8A8A", "joint": "#1A1A1A"}
+
+
+def color(summary: Summary, summaries: Sequence[Summary]) -> str:
+    """Return the colour of a method among all that are shown."""
+    if summary.method != "si":
+        return _RIVALS.get(summary.method, SOFT)
+    strengths = [other.c for other in summaries if other.method == "si" and other.c]
+    if not summary.c:
+        return _WITHOUT
+    return to_hex(_WITH((strengths.index(summary.c) + 1) / (len(strengths) + 1)))
+
+
+def svg_text(figure: Figure) -> str:
+    """Return the figure as the text of an SVG file, the same for the same figure."""
+    text = io.StringIO()
+    with matplotlib.rc_context(fname=STYLE):
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
+    return text.getvalue()
+
+
+def save_figure(figure: Figure, folder: Path, name: str = "figure") -> tuple[Path, Path]:
+    """Write a figure into ``folder`` as PNG (200 pixels per inch) and SVG, and return the two paths.
+
+    Raises:
+        OSError: the folder does not exist, is read-only or is full; the files that were there stay.
+
+    Example:
+        >>> import tempfile
+        >>> png, svg = save_figure(Figure(), Path(tempfile.mkdtemp()))
+        >>> png.name, svg.name
+        ('figure.png', 'figure.svg')
+    """
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    with replacing(png) as temporary, matplotlib.rc_context(fname=STYLE):
+        figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
+    with replacing(svg) as temporary:
+        temporary.write_text(svg_text(figure), "utf-8")
+    return png, svg
