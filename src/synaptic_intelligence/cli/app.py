@@ -14,10 +14,11 @@ from rich.table import Table
 
 from synaptic_intelligence.cli.refusal import refuse, refusing
 from synaptic_intelligence.cli.reporting import report
+from synaptic_intelligence.cli.reproducing import Reproduction, default_names, reproduce
+from synaptic_intelligence.cli.studying import StudyRequest, study, study_settings
 from synaptic_intelligence.cli.training import Request, train
 from synaptic_intelligence.document import ResultError
-from synaptic_intelligence.experiments import EXPERIMENTS, Experiment
-from synaptic_intelligence.result import read_result
+from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES, Experiment, Study
 from synaptic_intelligence.version import __version__
 
 _EXAMPLES = """[bold]Examples[/bold]
@@ -31,7 +32,11 @@ synaptic run split-mnist --seeds 3 --c 0 --c 0.1 --c 1 --out runs/strengths
 synaptic run split-mnist --resume
 
 synaptic report runs/split-mnist
+
+synaptic reproduce --quick
 """
+
+_OUTCOMES = ("result.json", "findings.json")
 
 app = typer.Typer(
     name="synaptic",
@@ -62,12 +67,33 @@ def _synaptic(
 def _list() -> None:
     """List the experiments."""
     table = Table("name", "what is learnt", "in the paper", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for experiment in EXPERIMENTS.values():
+    every: list[Experiment | Study] = [*EXPERIMENTS.values(), *STUDIES.values()]
+    for experiment in every:
         table.add_row(experiment.name, experiment.what, experiment.source)
     Console().print(table)
 
 
 _SETTINGS, _MACHINE, _FOLDER = "Settings (default: the paper's)", "Machine", "Folder"
+
+_Quick = Annotated[bool, typer.Option("--quick", help="Ten seconds, to see that all works.", rich_help_panel=_SETTINGS)]
+_Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.", rich_help_panel=_MACHINE)
+]
+_Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes side by side; 1: this one alone. Default: one per core, on a GPU 1.", rich_help_panel=_MACHINE
+    ),
+]
+_Threads = Annotated[int, typer.Option(help="Threads of each process.", rich_help_panel=_MACHINE)]
+_DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="SYNAPTIC_DATA_DIR",
+        help="Where mnist, cifar10, cifar100 lie. Default: MNIST from the package, CIFAR from the hub.",
+        rich_help_panel=_FOLDER,
+    ),
+]
 
 
 @app.command("run", epilog=_EXAMPLES)
@@ -101,26 +127,11 @@ def _run(
     fisher_images: Annotated[
         int | None, typer.Option(help="Images of each task that ewc looks at.", rich_help_panel=_SETTINGS)
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Ten seconds, to see that all works.", rich_help_panel=_SETTINGS)
-    ] = False,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.", rich_help_panel=_MACHINE)
-    ] = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes side by side; 1: this one alone. Default: one per core, on a GPU 1.",
-            rich_help_panel=_MACHINE,
-        ),
-    ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of each process.", rich_help_panel=_MACHINE)] = 1,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="SYNAPTIC_DATA_DIR", help="Where the data lies, if not in the package.", rich_help_panel=_FOLDER
-        ),
-    ] = None,
+    quick: _Quick = False,
+    device: _Device = "auto",
+    workers: _Workers = None,
+    threads: _Threads = 1,
+    data_dir: _DataDir = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the result goes. Default: runs/EXPERIMENT.", rich_help_panel=_FOLDER)
     ] = None,
@@ -132,7 +143,6 @@ def _run(
     ] = False,
 ) -> None:
     """Run an experiment of the paper; figure, table and page come at the end."""
-    experiment = _find(name)
     given: dict[str, Any] = {
         "seeds": seeds,
         "first_seed": first_seed,
@@ -146,21 +156,62 @@ def _run(
         "rivals": () if rival == ["none"] else tuple(rival) if rival else None,
         "fisher_images": fisher_images,
     }
+    changes = {key: value for key, value in given.items() if value is not None}
+    experiment, folder = _find(name), data_dir.expanduser() if data_dir else None
+    if isinstance(experiment, Study):
+        elsewhere = {"device": device not in ("auto", "cpu"), "workers": workers is not None, "resume": resume}
+        with refusing(ValueError):
+            settings = study_settings(
+                experiment, quick, {**changes, **{key: True for key, foreign in elsewhere.items() if foreign}}
+            )
+        study(StudyRequest(experiment, settings, quick, threads, folder, out, overwrite))
+        return
     with refusing(ValueError):
-        changes = {key: value for key, value in given.items() if value is not None}
-        settings = replace(experiment.quick if quick else experiment.paper, **changes)
         request = Request(
             experiment=experiment,
-            settings=settings,
+            settings=replace(experiment.quick if quick else experiment.paper, **changes),
             device=device,
             workers=workers,
             threads=threads,
-            data_dir=data_dir.expanduser() if data_dir else None,
+            data_dir=folder,
             out=out,
             resume=resume,
             overwrite=overwrite,
         )
     train(request)
+
+
+@app.command("reproduce", epilog=_EXAMPLES)
+def _reproduce(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXPERIMENT", help="This one alone; repeat it for several.", rich_help_panel=_SETTINGS),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each method.", rich_help_panel=_SETTINGS)] = None,
+    quick: _Quick = False,
+    device: _Device = "auto",
+    workers: _Workers = None,
+    threads: _Threads = 1,
+    data_dir: _DataDir = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where all of it goes. Default: runs/reproduce.", rich_help_panel=_FOLDER)
+    ] = None,
+) -> None:
+    """Run every experiment of the paper, and write the page with its figures and numbers beside these.
+
+    What is done already is kept, and what was stopped goes on: give the same command again.
+    """
+    asked = Reproduction(
+        names=tuple(_find(name).name for name in only) if only else default_names(),
+        quick=quick,
+        seeds=seeds,
+        out=out or Path("runs") / ("reproduce-quick" if quick else "reproduce"),
+        device=device,
+        workers=workers,
+        threads=threads,
+        data_dir=data_dir.expanduser() if data_dir else None,
+    )
+    reproduce(asked)
 
 
 @app.command("report", epilog=_EXAMPLES)
@@ -171,28 +222,36 @@ def _report(
     ] = None,
 ) -> None:
     """Show results as tables; write a figure and a page of each."""
-    paths = [path / "result.json" if path.is_dir() else path for path in results]
+    paths = [_outcome_in(path) if path.is_dir() else path for path in results]
     folders = [_report_folder(path, out, alone=len(paths) == 1) for path in paths]
     if len({folder.resolve() for folder in folders}) < len(folders):
         refuse("two of these results have one folder for their figures; report them one by one, each with its --out")
+    # Not sooner: it imports matplotlib, which would delay the other commands.
+    from synaptic_intelligence.paper.outcome import read_outcome
+
     with refusing(ResultError, OSError):
-        for path, result, folder in zip(paths, [read_result(path) for path in paths], folders, strict=True):
+        for path, result, folder in zip(paths, [read_outcome(path) for path in paths], folders, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
             report(result, path, folder)
 
 
+def _outcome_in(folder: Path) -> Path:
+    return next((folder / name for name in _OUTCOMES if (folder / name).exists()), folder / _OUTCOMES[0])
+
+
 def _report_folder(path: Path, out: Path | None, *, alone: bool) -> Path:
-    """Return the folder of a result's figure and page; only a ``result.json`` has a folder to itself already."""
-    if path.name != "result.json":
+    """Return the folder of a result's figure and page; only what a run has made has a folder to itself already."""
+    if path.name not in _OUTCOMES:
         return (out or path.parent) / path.stem
     if out is None:
         return path.parent
     return out if alone else out / path.resolve().parent.name
 
 
-def _find(name: str) -> Experiment:
-    if name in EXPERIMENTS:
-        return EXPERIMENTS[name]
-    near = difflib.get_close_matches(name.lower().replace("_", "-"), EXPERIMENTS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(EXPERIMENTS)}"
+def _find(name: str) -> Experiment | Study:
+    every: dict[str, Experiment | Study] = {**EXPERIMENTS, **STUDIES}
+    if name in every:
+        return every[name]
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), every, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(every)}"
     refuse(f"there is no experiment {name!r}; {hint}")

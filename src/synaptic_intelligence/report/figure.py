@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from synaptic_intelligence.report.statistics import Estimate, Summary, summarize
-from synaptic_intelligence.report.style import FAINT, SOFT, STYLE, WARNING, color
+from synaptic_intelligence.report.style import FAINT, SOFT, STYLE, color, footer_height, inscribe
 from synaptic_intelligence.report.wording import method_name, numbers_shown, warnings
 from synaptic_intelligence.result import Result
 
 _MARKERS = "osD^vP*X"
 _MOST_PANELS = 6  # of more tasks, the first alone gets a panel
-_WIDTH, _HEADER, _AXIS, _LINE = 9.0, 1.05, 0.5, 0.19  # inches; the last is the height of a line of text
+_WIDTH, _HEADER, _AXIS = 9.0, 1.05, 0.5  # inches
 
 
 def draw_figure(result: Result) -> Figure:
@@ -38,11 +38,12 @@ def draw_figure(result: Result) -> Figure:
     with matplotlib.rc_context(fname=STYLE):
         summaries = summarize(result)
         tasks = len(result.task_names) if len(result.task_names) <= _MOST_PANELS else 1
-        footer = [line for text in warnings(result) for line in textwrap.wrap(text, 112)]
-        bottom = _AXIS + _LINE * len(footer)
-        height = _HEADER + (2.0 if tasks > 1 else 2.6) + bottom
+        bottom = _AXIS + footer_height(warnings(result))
+        # More entries than four take two lines, for which there is room only below the words at the left.
+        legend, header = (0.03, _HEADER) if len(summaries) <= 4 else (0.5, _HEADER + 0.5)
+        height = header + (2.0 if tasks > 1 else 2.6) + bottom
         figure = Figure(figsize=(_WIDTH, height))
-        figure.subplots_adjust(0.55 / _WIDTH, bottom / height, 1 - 0.45 / _WIDTH, 1 - _HEADER / height, wspace=0.14)
+        figure.subplots_adjust(0.55 / _WIDTH, bottom / height, 1 - 0.45 / _WIDTH, 1 - header / height, wspace=0.14)
         *panels, average = figure.subplots(1, tasks + 1, sharex=True, sharey=True)
         for j, ax in enumerate(panels):
             _titles(ax, f"task {j + 1}", result.task_names[j])
@@ -54,14 +55,11 @@ def draw_figure(result: Result) -> Figure:
             result,
             [curve for s in summaries for curve in [*s.curves[:tasks], s.average_curve, [s.average]]],
         )
-        _end_values(average, 10 / 72 / (height - _HEADER - bottom), summaries)
+        _end_values(average, 10 / 72 / (height - header - bottom), summaries)
         figure.axes[0].set_ylabel("test accuracy")
         figure.supxlabel("tasks learnt", y=(bottom - _AXIS + 0.06) / height, va="bottom", size=9)
-        left = 0.12 / _WIDTH
-        figure.text(left, 1 - 0.1 / height, result.title, va="top", size=12, weight="bold")
-        figure.text(left, 1 - 0.38 / height, numbers_shown(summaries), va="top", size=8.5, color=SOFT)
-        figure.text(left, 0.06 / height, "\n".join(footer), size=8.5, color=WARNING, weight="bold", linespacing=1.35)
-        figure.legend(*average.get_legend_handles_labels(), bbox_to_anchor=(1, 1 - 0.03 / height), ncols=4)
+        inscribe(figure, result.title, numbers_shown(summaries), warnings(result))
+        figure.legend(*average.get_legend_handles_labels(), bbox_to_anchor=(1, 1 - legend / height), ncols=4)
     return figure
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import fmean
 
 from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
 
 from synaptic_intelligence.atomic import replacing
-from synaptic_intelligence.report.figure import draw_figure
 from synaptic_intelligence.report.statistics import summarize
 from synaptic_intelligence.report.style import svg_text
 from synaptic_intelligence.report.table import column_names, result_cells
@@ -18,8 +18,8 @@ from synaptic_intelligence.result import Result, Run
 from synaptic_intelligence.version import __version__
 
 
-def write_page(result: Result, path: Path) -> None:
-    """Write one self-contained HTML page: figure, table, every run, settings, environment and command.
+def write_page(result: Result, figure: Figure, path: Path) -> None:
+    """Write one self-contained HTML page: the figure, table, every run, settings, environment and command.
 
     The page has no script and loads nothing, and forbids itself to (Content-Security-Policy).
 
@@ -29,16 +29,17 @@ def write_page(result: Result, path: Path) -> None:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "index.html"
-        >>> write_page(Result(
+        >>> result = Result(
         ...     experiment="split-mnist", title="Split MNIST", settings={}, deviations=[],
         ...     task_names=["0 or 1"], runs=[], planned_runs=1, environment={}, command="synaptic run",
-        ...     started="2025-01-31T12:00:00+00:00", wall_seconds=0.0, chance=0.5), path)
+        ...     started="2025-01-31T12:00:00+00:00", wall_seconds=0.0, chance=0.5)
+        >>> write_page(result, Figure(), path)
         >>> path.read_text("utf-8").splitlines()[0]
         '<!doctype html>'
     """
     template = files("synaptic_intelligence.report").joinpath("page.html.jinja").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    svg = svg_text(draw_figure(result))
+    svg = svg_text(figure)
     page = environment.from_string(template).render(
         result=result,
         warnings=warnings(result),
@@ -63,7 +64,7 @@ def _in_words(result: Result) -> str:
     """Say what the figure shows, for those who cannot see it."""
     ends = [f"{method_name(s.method, s.c)}: {s.average}" for s in summarize(result)]
     found = f" After the last task the average is, {'; '.join(ends)}." if ends else ""
-    return f"Line charts of the accuracy on each task, and of the average, against the number of tasks learnt.{found}"
+    return f"Charts of the accuracy on the tasks.{found}"
 
 
 def _run_cells(run: Run, names: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from synaptic_intelligence.atomic import replacing
 from synaptic_intelligence.report.statistics import Summary
 
 STYLE = Path(__file__).with_name("figure.mplstyle")
-WARNING, SOFT, FAINT = "#A33B00", "#555555", "#767676"
+SOFT, FAINT = "#555555", "#767676"
+_WARNING = "#A33B00"
+_LINE = 0.19  # the height of a line of text, in inches
 
 # Okabe and Ito's colours: vermilion without synapses, and from sky blue over blue to near black with them.
 _WITHOUT = "#D55E00"
@@ -30,6 +33,24 @@ def color(summary: Summary, summaries: Sequence[Summary]) -> str:
     if not summary.c:
         return _WITHOUT
     return to_hex(_WITH((strengths.index(summary.c) + 1) / (len(strengths) + 1)))
+
+
+def footer_height(said: Sequence[str]) -> float:
+    """Return how much height, in inches, ``inscribe`` needs at the bottom for what must be said."""
+    return _LINE * len(_lines(said))
+
+
+def inscribe(figure: Figure, title: str, told: str, said: Sequence[str]) -> None:
+    """Write a figure's title and one line below it at its top, and what a reader must know first at its bottom."""
+    width, height = figure.get_size_inches()
+    left = 0.12 / width
+    figure.text(left, 1 - 0.1 / height, title, va="top", size=12, weight="bold")
+    figure.text(left, 1 - 0.38 / height, told, va="top", size=8.5, color=SOFT)
+    figure.text(left, 0.06 / height, "\n".join(_lines(said)), size=8.5, color=_WARNING, weight="bold", linespacing=1.35)
+
+
+def _lines(said: Sequence[str]) -> list[str]:
+    return [line for text in said for line in textwrap.wrap(text, 112)]
 
 
 def svg_text(figure: Figure) -> str:

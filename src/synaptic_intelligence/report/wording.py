@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from synaptic_intelligence.document import exact
+from synaptic_intelligence.findings import Findings
 from synaptic_intelligence.report.statistics import Summary
 from synaptic_intelligence.result import Result
 
@@ -60,3 +61,17 @@ def warnings(result: Result) -> list[str]:
         shown = " Only these are shown." if result.complete_runs else ""
         said.append(f"Incomplete: {len(result.complete_runs)} of {result.planned_runs} runs are complete.{shown}")
     return said
+
+
+def study_warnings(findings: Findings) -> list[str]:
+    """Return what a reader must know before believing a study's numbers; empty where it is the study that is meant.
+
+    Example:
+        >>> study_warnings(Findings(
+        ...     experiment="toy", title="Toy", settings={}, deviations=["steps 2 instead of 200"], numbers={},
+        ...     environment={}, command="synaptic run toy", started="2025-01-31T12:00:00+00:00", wall_seconds=0.1))
+        ['This is not the study as it is meant: steps 2 instead of 200.']
+    """
+    if not findings.deviations:
+        return []
+    return [f"This is not the study as it is meant: {'; '.join(findings.deviations)}."]

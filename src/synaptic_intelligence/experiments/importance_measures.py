@@ -1,0 +1,215 @@
+"""Importance measures side by side: omega, Fisher information, Hessian, MAS and the weights' magnitude.
+
+    synaptic run importance-measures
+
+On a small network that has learnt MNIST, how alike are the importance that its synapses have integrated while it
+learnt, and the measures that look at the end point alone. The latter are exact for the reference images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+from torch.nn.functional import cross_entropy
+
+from synaptic_intelligence.consolidator import SynapticIntelligence
+from synaptic_intelligence.data import load_mnist
+from synaptic_intelligence.document import JSON
+from synaptic_intelligence.experiments.networks import multilayer_perceptron
+from synaptic_intelligence.experiments.study import Study
+from synaptic_intelligence.importance import Fisher, TaskEnd
+from synaptic_intelligence.train import as_input, evaluate, train_epoch
+
+MEASURES = ("omega", "path", "Fisher", "Hessian", "MAS", "|weight|")
+
+_SHOWN = 400  # synapses in the figure's scatter plots
+_AT_ONCE = 32  # Hessian-vector products in one pass
+
+
+@final
+@dataclass(frozen=True)
+class Measures:
+    """The settings: what is trained, and on how many images the measures are taken.
+
+    Args:
+        seeds: repetitions.
+        hidden: units in each of the two hidden layers.
+        epochs, batch_size, lr: of the training, by Adam.
+        xi: damping of omega, in theta^2.
+        reference: training images on which Fisher, Hessian and MAS are computed.
+        limit: training images; None: all.
+    """
+
+    seeds: int = 5
+    hidden: int = 16
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 1e-3
+    xi: float = 1e-3
+    reference: int = 1000
+    limit: int | None = None
+
+
+def compute(settings: Measures, data_dir: Path | None, listen: Callable[[str], None]) -> Mapping[str, JSON]:
+    """Train, measure, and return the correlations of all measures, by layer and over all weights.
+
+    Synapses whose input is zero in all reference images are left out: every measure but the magnitude is zero there,
+    which would count as agreement. The logits of a network of ReLUs are piecewise linear in each single weight, so that
+    the diagonals of Hessian and Fisher information must be the same; ``fisher_against_hessian`` is how far they differ.
+    """
+    from scipy.stats import spearmanr
+
+    pearson: dict[str, list[JSON]] = {}
+    spearman: dict[str, list[JSON]] = {}
+    accuracy: list[JSON] = []
+    disagreement: list[JSON] = []
+    counts: dict[str, JSON] = {}
+    scatter: dict[str, JSON] = {}
+    for seed in range(settings.seeds):
+        model, measured, reached = _measure(settings, data_dir, seed)
+        accuracy.append(reached)
+        layers = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+        seen = {name: measured["Fisher"][name] > 0 for name in layers}
+        columns = {
+            name: torch.stack([measured[measure][name][seen[name]].double() for measure in MEASURES]) for name in layers
+        }
+        disagreement.append(_largest_difference(measured["Fisher"], measured["Hessian"]))
+        columns["all weights"] = torch.cat([columns[name] for name in layers], dim=1)
+        for name, values in columns.items():
+            pearson.setdefault(name, []).append(torch.corrcoef(values).tolist())
+            spearman.setdefault(name, []).append(spearmanr(values.numpy(), axis=1).statistic.tolist())
+        counts = {name: values.shape[1] for name, values in columns.items()}
+        if seed == 0:
+            every = columns["all weights"]
+            some = torch.randperm(every.shape[1], generator=torch.Generator().manual_seed(0))[:_SHOWN]
+            scatter = {measure: every[i, some].tolist() for i, measure in enumerate(MEASURES)}
+        listen(f"seed {seed}: test accuracy {reached:.1%}")
+    return {
+        "measures": list(MEASURES),
+        "synapses": counts,
+        "pearson": dict(pearson),
+        "spearman": dict(spearman),
+        "test_accuracy": accuracy,
+        "fisher_against_hessian": disagreement,
+        "scatter": scatter,
+    }
+
+
+def _measure(
+    settings: Measures, data_dir: Path | None, seed: int
+) -> tuple[nn.Module, dict[str, dict[str, Tensor]], float]:
+    task = load_mnist(data_dir)
+    first = slice(settings.limit)
+    sizes = (784, settings.hidden, settings.hidden, 10)
+    model = multilayer_perceptron(sizes, torch.Generator().manual_seed(2 * seed), zero_output=False)
+    order = torch.Generator().manual_seed(2 * seed + 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    synapses = SynapticIntelligence(model.named_parameters(), optimizer, c=0.0, xi=settings.xi)
+    shorter = type(task)(
+        task.name,
+        task.train_inputs[first],
+        task.train_targets[first],
+        task.test_inputs,
+        task.test_targets,
+        task.classes,
+    )
+    for _ in range(settings.epochs):
+        train_epoch(model, optimizer, shorter, batch_size=settings.batch_size, generator=order, multi_head=False)
+    path = dict(synapses.consolidate())
+    x, y = as_input(shorter.train_inputs[: settings.reference]), shorter.train_targets[: settings.reference]
+    theta = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return (
+        model,
+        {
+            "omega": dict(synapses.omega),
+            "path": path,
+            "Fisher": fisher_diagonal(model, x, y),
+            "Hessian": hessian_diagonal(model, theta, x, y),
+            "MAS": mas(model, theta, x),
+            "|weight|": {name: values.abs() for name, values in theta.items()},
+        },
+        evaluate(model, shorter, multi_head=False),
+    )
+
+
+def _largest_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Return the largest absolute difference over the largest absolute value, the worst of all parameters."""
+    return max(float((a[name] - b[name]).abs().max() / b[name].abs().max()) for name in a)
+
+
+def fisher_diagonal(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Return the diagonal of the Fisher information, exact over the model's own labels, by the library's estimator."""
+    parameters = dict(model.named_parameters())
+    zeros = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    end = TaskEnd(parameters, {n: p.detach() for n, p in parameters.items()}, {}, zeros, [(x, y)])
+    return dict(Fisher(model, cross_entropy, kind="exact").new_omega(end))
+
+
+def hessian_diagonal(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Return the exact diagonal of the Hessian of the mean loss, by one Hessian-vector product for each parameter.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> x, y = torch.tensor([[3.0]]), torch.tensor([0])  # one class: the loss is 0 whatever the weight
+        >>> hessian_diagonal(model, dict(model.named_parameters()), x, y)["weight"].item()
+        0.0
+    """
+    names, shapes = list(theta), [values.shape for values in theta.values()]
+    sizes = [values.numel() for values in theta.values()]
+    flat = torch.cat([values.detach().flatten() for values in theta.values()])
+
+    def loss(parameters: Tensor) -> Tensor:
+        parts = [part.view(shape) for part, shape in zip(parameters.split(sizes), shapes, strict=True)]
+        return cross_entropy(functional_call(model, dict(zip(names, parts, strict=True)), (x,)), y)
+
+    def element(direction: Tensor) -> Tensor:
+        product: Tensor = jvp(grad(loss), (flat,), (direction,))[1]
+        return (product * direction).sum()
+
+    diagonal = torch.empty_like(flat)
+    for start in range(0, len(flat), _AT_ONCE):
+        stop = min(start + _AT_ONCE, len(flat))
+        directions = torch.zeros(stop - start, len(flat), dtype=flat.dtype)
+        directions[torch.arange(stop - start), torch.arange(start, stop)] = 1
+        diagonal[start:stop] = vmap(element)(directions)
+    return {name: part.view(shape) for name, part, shape in zip(names, diagonal.split(sizes), shapes, strict=True)}
+
+
+def mas(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    """Return memory aware synapses: the mean over images of the absolute gradient of the outputs' squared length.
+
+    Source: Aljundi et al. 2018, *Memory Aware Synapses*, section 4.1.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> weight = {"weight": torch.tensor([[2.0]])}
+        >>> mas(model, weight, torch.tensor([[3.0]]))["weight"].item()  # d (2 * 3)^2 / d weight = 2 * 6 * 3
+        36.0
+    """
+
+    def squared_length(parameters: dict[str, Tensor], one: Tensor) -> Tensor:
+        output: Tensor = functional_call(model, parameters, (one[None],))
+        return output.square().sum()
+
+    total = {name: torch.zeros_like(values) for name, values in theta.items()}
+    for some in x.split(100):
+        for name, gradients in vmap(grad(squared_length), in_dims=(None, 0))(dict(theta), some).items():
+            total[name] += gradients.abs().sum(dim=0)
+    return {name: values / len(x) for name, values in total.items()}
+
+
+IMPORTANCE_MEASURES = Study(
+    name="importance-measures",
+    title="Importance measures side by side",
+    what="omega against Fisher information, Hessian, MAS and magnitude",
+    source="section 4",
+    settings=Measures(),
+    quick=Measures(seeds=1, hidden=8, epochs=1, reference=50, limit=2000),
+    compute=compute,
+)

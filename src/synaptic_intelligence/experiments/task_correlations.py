@@ -1,0 +1,27 @@
+"""Correlations between tasks: do later tasks use other synapses (figure 5 of the paper).
+
+    synaptic run task-correlations
+
+The runs are those of permuted-mnist, without synapses and with c = 0.1: their path integrals are compared task by task.
+Expect, with consolidation, a weaker correlation between tasks in the second layer than without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
+
+PAPER = replace(PERMUTED_MNIST.paper, c=(0.0, 0.1), rivals=())
+
+TASK_CORRELATIONS = replace(
+    PERMUTED_MNIST,
+    name="task-correlations",
+    title="Correlations between tasks",
+    what="whether the tasks of permuted MNIST use the same synapses",
+    source="figure 5",
+    paper=PAPER,
+    quick=replace(PERMUTED_MNIST.quick, c=(0.0, 0.1), rivals=()),
+    protocol={name: PERMUTED_MNIST.protocol[name] for name in ("network", "initialisation", "optimizer")},
+    rivals=(),
+)

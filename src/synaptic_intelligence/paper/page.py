@@ -1,0 +1,122 @@
+"""The page on which the paper's figures and numbers stand beside ours, in Markdown with SVG figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, final
+
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.paper.outcome import Outcome, made, read_outcome, said_of
+from synaptic_intelligence.paper.row import Row, markdown_rows
+from synaptic_intelligence.report.style import svg_text
+from synaptic_intelligence.report.table import markdown_table
+from synaptic_intelligence.result import Result
+
+
+@final
+@dataclass(frozen=True)
+class Section:
+    """How one experiment is shown; the words around it stand in the page's template.
+
+    Args:
+        place: in the paper.
+        draw: makes the figure of an outcome.
+        rows: gives the lines of the comparison.
+        runs_of: the experiment whose runs serve as well, where there are none of its own.
+    """
+
+    place: str
+    draw: Callable[[Any], Figure]
+    rows: Callable[[Any], list[Row]]
+    runs_of: str | None = None
+
+
+def write_paper(
+    sections: Mapping[str, Section],
+    found: Mapping[str, list[Path]],
+    folder: Path,
+    *,
+    results: str,
+    quick: bool = False,
+) -> list[Path]:
+    """Write ``paper.md`` and its figures into ``folder``, and return their paths.
+
+    Args:
+        sections: by experiment, in their order on the page.
+        found: the outcome files of each experiment, the main one first.
+        folder: where to; figures go to its folder ``figures``.
+        results: what comes before a file's name in a link, such as ``../results/``.
+        quick: whether these are the quick forms, which show that all works and nothing else.
+
+    Raises:
+        ResultError: a file is damaged.
+        OSError: a file cannot be read or written.
+    """
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    outcomes = {name: [(path, read_outcome(path)) for path in paths] for name, paths in found.items()}
+    for name, section in sections.items():
+        if section.runs_of and not outcomes.get(name):
+            outcomes[name] = outcomes.get(section.runs_of, [])[:1]
+    written: list[Path] = []
+
+    def shown(name: str) -> str:
+        parts = []
+        for path, outcome in outcomes.get(name, []):
+            figure = Path("figures") / f"{_stem(name, path)}.svg"
+            _write(folder / figure, svg_text(sections[name].draw(outcome)))
+            written.append(folder / figure)
+            parts.append(_shown(sections[name], path, outcome, figure, results))
+        return "\n".join(parts) or f"**Not run yet:** `synaptic run {name}`.\n"
+
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    template = files("synaptic_intelligence.paper").joinpath("page.md.jinja").read_text("utf-8")
+    page = environment.from_string(template).render(
+        overview=lambda: _overview(sections, outcomes), shown=shown, quick=quick
+    )
+    _write(folder / "paper.md", page)
+    return [folder / "paper.md", *written]
+
+
+def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple[Path, Outcome]]]) -> str:
+    lines = ["| | | paper | ours | outside by | |", "| :-- | :-- | --: | --: | --: | :-- |"]
+    for name, section in sections.items():
+        main = outcomes.get(name, [])[:1]
+        if not main:
+            lines.append(f"| {section.place} | {name}: not run yet | | | | |")
+        for _, outcome in main:
+            protocol = "shorter than the protocol" if outcome.deviations else "full protocol"
+            if isinstance(outcome, Result) and not outcome.complete:
+                protocol += f", {len(outcome.complete_runs)} of {outcome.planned_runs} runs"
+            for number, row in enumerate(section.rows(outcome)):
+                cells = ["" if number else section.place, row.what, row.paper, row.ours, row.difference, protocol]
+                lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _shown(section: Section, path: Path, outcome: Outcome, figure: Path, results: str) -> str:
+    said = "".join(f"**{text}**\n\n" for text in said_of(outcome))
+    file = path.name if path.name not in ("result.json", "findings.json") else f"{path.parent.name}/{path.name}"
+    # The table of accuracies has its place where the accuracies are what is shown.
+    table = f"{markdown_table(outcome)}\n" if isinstance(outcome, Result) and not section.runs_of else ""
+    return (
+        f"{said}![{outcome.title}]({figure.as_posix()})\n\n{markdown_rows(section.rows(outcome))}\n{table}"
+        f"Made by {made(outcome)}: [`{file}`]({results}{file}).\n"
+    )
+
+
+def _stem(name: str, path: Path) -> str:
+    """Return the name of a figure: that of its file, if the file has one and is this experiment's own."""
+    return path.stem if path.stem.startswith(name) else name
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")

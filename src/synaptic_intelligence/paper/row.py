@@ -1,0 +1,60 @@
+"""A line of the table in which the paper's numbers and ours stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from synaptic_intelligence.paper.targets import TARGETS
+from synaptic_intelligence.report.statistics import summarize
+from synaptic_intelligence.report.wording import method_name
+from synaptic_intelligence.result import Result
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """What is compared, what the paper has, what we have, and how far apart these are (empty: that says nothing)."""
+
+    what: str
+    paper: str
+    ours: str
+    difference: str = ""
+
+
+def accuracy_rows(result: Result) -> list[Row]:
+    """Return a row for each method: the average accuracy over all tasks after the last one."""
+    targets = TARGETS.get(result.experiment, {})
+    rows = []
+    for s in summarize(result):
+        target = targets.get((s.method, s.c))
+        # A shorter run, or one of other tasks, is not measured against the paper.
+        comparable = target is not None and not result.deviations
+        difference = f"{target.difference(s.average.mean):+z.3f}" if target is not None and comparable else ""
+        seeds = f"{s.seeds} seed{'s'[: s.seeds != 1]}"
+        what = f"average accuracy, {method_name(s.method, s.c)}"
+        rows.append(Row(what, str(target) if target else "-", f"{s.average} ({seeds})", difference))
+    return rows
+
+
+def row_table(title: str, rows: Sequence[Row], said: Sequence[str]) -> Table:
+    """Return rows as a table for a terminal, followed by what must be said of them."""
+    table = Table(title=Text(title, style="bold"), caption=Text("\n".join(said)), box=box.SIMPLE_HEAD, show_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    for header in ("", "paper", "ours"):
+        table.add_column(Text(header), justify="right" if header else "left")
+    for row in rows:
+        table.add_row(Text(row.what), Text(row.paper), Text(row.ours))
+    return table
+
+
+def markdown_rows(rows: Sequence[Row]) -> str:
+    """Return rows as a table in Markdown."""
+    cells = [["", "paper", "ours", "outside by"], [":--", "--:", "--:", "--:"]]
+    cells += [[row.what, row.paper, row.ours, row.difference] for row in rows]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in cells)
