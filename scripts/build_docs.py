@@ -1,7 +1,9 @@
 """Make what README and docs quote from results/ again: `python scripts/build_docs.py`, or `make docs`.
 
 A quoted part stands between `<!-- NAME from results/FILE.json -->` and `<!-- end -->`; NAME says which of the functions
-below writes it. Figures go to docs/figures/. tests/test_build_docs.py fails if any of it is not what this makes.
+below writes it. Figures go to docs/figures/. The page docs/paper.md is written whole: of each experiment it shows
+results/EXPERIMENT.json, then results/EXPERIMENT-*.json. tests/test_build_docs.py fails if any of it is not what this
+makes.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from synaptic_intelligence.paper.page import write_paper
+from synaptic_intelligence.paper.sections import SECTIONS
 from synaptic_intelligence.report import draw_figure, markdown_table
-from synaptic_intelligence.report.figure import svg_text
+from synaptic_intelligence.report.style import svg_text
 from synaptic_intelligence.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,7 +79,11 @@ def build(source: Path, target: Path) -> list[Path]:
     for page in (Path(page) for page in PAGES if (source / page).exists()):
         (target / page).write_text(_PART.sub(part, (source / page).read_text("utf-8")), "utf-8")
         written.append(page)
-    return written
+    results = source / "results"
+    found = {name: [results / f"{name}.json", *sorted(results.glob(f"{name}-*.json"))] for name in SECTIONS}
+    existing = {name: [file for file in files if file.exists()] for name, files in found.items()}
+    pages = write_paper(SECTIONS, existing, target / "docs", results="../results/")
+    return list(dict.fromkeys([*written, *(page.relative_to(target) for page in pages)]))
 
 
 if __name__ == "__main__":

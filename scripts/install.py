@@ -1,6 +1,6 @@
 """Make the environment that `make` works in: `python scripts/install.py .venv`.
 
-Installs the project (editable) with its extras `experiments` and `dev`, at the versions in constraints.txt. A torch
+Installs the project (editable) with its extras `experiments`, `cifar` and `dev`, at the versions in constraints.txt. A torch
 that the environment already holds is kept if pyproject.toml allows it, so that you can bring a CPU or a CUDA build
 of your own. Where packages come from is pip's own configuration. Needs nothing but Python and its venv module.
 """
@@ -95,7 +95,7 @@ def install(python: Path, pins: list[str]) -> None:
         print("installing the other packages", flush=True)
         # The build tools are installed, and so pinned, like the rest; then the build needs no environment of its own.
         _pip(python, file, "-qq", "hatchling", "editables")
-        _pip(python, file, "-qq", "--no-build-isolation", "--editable", f"{ROOT}[experiments,dev]")
+        _pip(python, file, "-qq", "--no-build-isolation", "--editable", f"{ROOT}[experiments,cifar,dev]")
 
 
 def _pip(python: Path, file: Path, *arguments: str) -> None:

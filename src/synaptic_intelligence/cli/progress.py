@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -14,12 +14,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from synaptic_intelligence.experiments.plan import EpochDone, Job, JobStarted, Message, Plan, Record, TaskDone
 from synaptic_intelligence.experiments.runner import unfinished_jobs
+from synaptic_intelligence.result import AT_ONCE
 
 _LONGEST_SILENCE = 30.0  # seconds
 
 
 @contextmanager
-def show_progress(plan: Plan, records: dict[Job, Record], console: Console) -> Iterator[Callable[[Message], None]]:
+def show_progress(
+    plan: Plan, records: dict[Job, Record], console: Console, sizes: Sequence[int] = ()
+) -> Iterator[Callable[[Message], None]]:
     """Return a context that gives a listener for a run's messages, which shows how far it is and how long it takes.
 
     Args:
@@ -27,8 +30,9 @@ def show_progress(plan: Plan, records: dict[Job, Record], console: Console) -> I
         records: what jobs had measured before; empty for a new run.
         console: where to; bars on a terminal, else one line for each task, and one after an epoch where there was none
             for half a minute.
+        sizes: training images of each task, by which the time left is estimated; empty: all tasks count alike.
     """
-    tally = _Tally(plan, records)
+    tally = _Tally(plan, records, sizes or [1] * plan.settings.tasks)
     if not console.is_terminal or console.is_dumb_terminal:
         lines = _Lines(tally)
         yield lines.listen
@@ -69,12 +73,13 @@ def show_progress(plan: Plan, records: dict[Job, Record], console: Console) -> I
 @final
 @dataclass
 class _Tally:
-    """How many epochs are done, and how fast they go."""
+    """How many epochs are done, and how fast they go: time is counted in images, as tasks differ in size."""
 
     plan: Plan
     records: dict[Job, Record]
+    sizes: Sequence[int]
     done_of: dict[Job, int] = field(init=False)
-    seconds_of: dict[Job, list[float]] = field(default_factory=dict)
+    speed_of: dict[Job, tuple[int, float]] = field(default_factory=dict)
     trained: int = 0
     began: float | None = None
 
@@ -104,17 +109,37 @@ class _Tally:
         if isinstance(message, JobStarted):
             self.done_of[message.job] = (message.task - first) * self.plan.settings.epochs + message.epoch
         if isinstance(message, EpochDone):
+            images = self._images(message.job, self.done_of[message.job])
             self.done_of[message.job] += 1
-            self.trained += 1
-            self.seconds_of.setdefault(message.job, []).append(message.seconds)
+            self.trained += images
+            before, seconds = self.speed_of.get(message.job, (0, 0.0))
+            self.speed_of[message.job] = before + images, seconds + message.seconds
+
+    @property
+    def share(self) -> float:
+        everything = sum(self._images(job, epoch) for job in self.plan.jobs for epoch in range(self.epochs(job)))
+        return 1 - self._images_left() / everything
 
     def left(self) -> float | None:
         if self.began is None or not self.trained:
             return None
-        return (self.total - self.done) * (time.monotonic() - self.began) / self.trained
+        return self._images_left() * (time.monotonic() - self.began) / self.trained
 
     def job_left(self, job: Job) -> float:
-        return (self.epochs(job) - self.done_of[job]) * fmean(self.seconds_of[job])
+        images, seconds = self.speed_of[job]
+        return self._images_left_of(job) * seconds / images
+
+    def _images_left(self) -> int:
+        return sum(self._images_left_of(job) for job in self.plan.jobs)
+
+    def _images_left_of(self, job: Job) -> int:
+        return sum(self._images(job, epoch) for epoch in range(self.done_of[job], self.epochs(job)))
+
+    def _images(self, job: Job, epoch: int) -> int:
+        """Return how many images an epoch of a job has, epochs counted from the job's first."""
+        if job.method is not None and job.method.name == AT_ONCE:
+            return sum(self.sizes)
+        return self.sizes[self.plan.stages(job).start + epoch // self.plan.settings.epochs]
 
 
 @final
@@ -147,7 +172,7 @@ class _Lines:
 
     def _print(self, what: str) -> None:
         self.last, left = time.monotonic(), self.tally.left()
-        share = f"{self.tally.done / self.tally.total:.0%} of the run is done"
+        share = f"{self.tally.share:.0%} of the run is done"
         # Not through rich, which would break the lines.
         print(f"{what}; {share}" + (f", about {_left(left)}" if left else ""), flush=True)
 

@@ -103,6 +103,11 @@ def train(request: Request) -> None:
     workers = default_workers(plan.settings, plan.device) if request.workers is None else request.workers
     with ExitStack() as held:
         with refusing(RefusedError, DataError, OSError):
+            # Before anything is made or replaced: without its data a run cannot even begin.
+            sizes = [
+                len(task.train_targets[: plan.settings.limit])
+                for task in plan.experiment.stream(plan.data_dir, plan.settings.tasks)
+            ]
             result, records = _open(request, plan, workers, held)
         try:
             if result.complete:
@@ -110,7 +115,7 @@ def train(request: Request) -> None:
             else:
                 _print_header(plan, result, workers)
                 (plan.out / "error.txt").unlink(missing_ok=True)
-                with show_progress(plan, records, Console()) as listen:
+                with show_progress(plan, records, Console(), sizes) as listen:
                     result = run(plan, result, records, workers, listen)
             report(result, plan.result, plan.out)
         except KeyboardInterrupt:
@@ -125,8 +130,6 @@ def train(request: Request) -> None:
 
 def _open(request: Request, plan: Plan, workers: int, held: ExitStack) -> tuple[Result, dict[Job, Record]]:
     """Return the result to go on from and what its jobs have measured; the folder is this run's until ``held`` ends."""
-    # Before anything is made or replaced: without its data a run cannot even begin.
-    plan.experiment.stream(plan.data_dir, plan.settings.tasks)
     if not request.resume:
         plan.out.mkdir(parents=True, exist_ok=True)
     if plan.out.is_dir():

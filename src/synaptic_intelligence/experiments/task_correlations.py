@@ -17,7 +17,6 @@ PAPER = replace(PERMUTED_MNIST.paper, c=(0.0, 0.1), rivals=())
 TASK_CORRELATIONS = replace(
     PERMUTED_MNIST,
     name="task-correlations",
-    title="Correlations between tasks",
     what="whether the tasks of permuted MNIST use the same synapses",
     source="figure 5",
     paper=PAPER,

@@ -102,10 +102,12 @@ def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple
 
 
 def _shown(section: Section, path: Path, outcome: Outcome, figure: Path, results: str) -> str:
-    said = "".join(f"**{text}**\n\n" for text in said_of(outcome))
+    shows_table = isinstance(outcome, Result) and not section.runs_of
+    # The table says it too.
+    said = "" if shows_table else "".join(f"**{text}**\n\n" for text in said_of(outcome))
     file = path.name if path.name not in ("result.json", "findings.json") else f"{path.parent.name}/{path.name}"
     # The table of accuracies has its place where the accuracies are what is shown.
-    table = f"{markdown_table(outcome)}\n" if isinstance(outcome, Result) and not section.runs_of else ""
+    table = f"{markdown_table(outcome)}\n" if isinstance(outcome, Result) and shows_table else ""
     return (
         f"{said}![{outcome.title}]({figure.as_posix()})\n\n{markdown_rows(section.rows(outcome))}\n{table}"
         f"Made by {made(outcome)}: [`{file}`]({results}{file}).\n"
