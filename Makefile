@@ -25,7 +25,7 @@ demo: install ## train Split MNIST with and without synapses, and show the resul
 test: install ## run every check and test
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/check
 
-docs: install ## make the README's table and figure again from results/
+docs: install ## make docs/paper.md and what README quotes again from results/
 	@$(BIN)/python scripts/build_docs.py
 
 clean: ## remove caches and build products; .venv and runs/ stay

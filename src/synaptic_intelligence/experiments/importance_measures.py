@@ -15,7 +15,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
 from synaptic_intelligence.consolidator import SynapticIntelligence
@@ -168,8 +168,11 @@ def hessian_diagonal(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, y
         parts = [part.view(shape) for part, shape in zip(parameters.split(sizes), shapes, strict=True)]
         return cross_entropy(functional_call(model, dict(zip(names, parts, strict=True)), (x,)), y)
 
+    def slope(parameters: Tensor, direction: Tensor) -> Tensor:
+        return (grad(loss)(parameters) * direction).sum()
+
     def element(direction: Tensor) -> Tensor:
-        product: Tensor = jvp(grad(loss), (flat,), (direction,))[1]
+        product: Tensor = grad(slope)(flat, direction)
         return (product * direction).sum()
 
     diagonal = torch.empty_like(flat)

@@ -75,6 +75,7 @@ def draw_correlations(result: Result) -> Figure:
             figure.colorbar(image, cax=bar, extend="max").outline.set_visible(False)
             bar.tick_params(labelsize=8)
         told = "How alike the path integrals of two tasks are; above each panel the mean over all pairs of tasks."
+        told = told if methods else "No run whose paths were compared is complete."
         inscribe(figure, f"{result.title}: correlations between tasks", told, warnings(result))
     return figure
 

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from synaptic_intelligence.paper.targets import TARGETS
+from synaptic_intelligence.paper.targets import TARGETS, Target
 from synaptic_intelligence.report.statistics import summarize
 from synaptic_intelligence.report.wording import method_name
 from synaptic_intelligence.result import Result
@@ -35,11 +35,16 @@ def accuracy_rows(result: Result) -> list[Row]:
         target = targets.get((s.method, s.c))
         # A shorter run, or one of other tasks, is not measured against the paper.
         comparable = target is not None and not result.deviations
-        difference = f"{target.difference(s.average.mean):+z.3f}" if target is not None and comparable else ""
+        difference = _outside(target, s.average.mean) if target is not None and comparable else ""
         seeds = f"{s.seeds} seed{'s'[: s.seeds != 1]}"
         what = f"average accuracy, {method_name(s.method, s.c)}"
         rows.append(Row(what, str(target) if target else "-", f"{s.average} ({seeds})", difference))
     return rows
+
+
+def _outside(target: Target, ours: float) -> str:
+    difference = target.difference(ours)
+    return "inside" if difference == 0 and target.low < target.high else f"{difference:+z.3f}"
 
 
 def row_table(title: str, rows: Sequence[Row], said: Sequence[str]) -> Table:

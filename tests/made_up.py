@@ -1,0 +1,71 @@
+"""Results and findings that no experiment has made, for tests of what is shown."""
+
+from __future__ import annotations
+
+from synaptic_intelligence.document import JSON
+from synaptic_intelligence.findings import Findings
+from synaptic_intelligence.result import Result, Run
+
+RESULT = Result(
+    experiment="split-mnist",
+    title="Split MNIST",
+    settings={"epochs": 10},
+    deviations=[],
+    task_names=["0/1", "2/3"],
+    runs=[],
+    planned_runs=1,
+    environment={"torch": "2.13.0", "device_name": "a machine"},
+    command="synaptic run split-mnist",
+    started="2025-01-31T12:00:00+00:00",
+    wall_seconds=90.0,
+    chance=0.5,
+)
+
+
+def run(
+    seed: int,
+    method: str,
+    c: float | None,
+    *,
+    last: list[float],
+    train: list[float] | None = None,
+    correlation: dict[str, list[list[float]]] | None = None,
+) -> Run:
+    """Return a complete run whose accuracies at the end are ``last``."""
+    tasks = len(last)
+    rows = [last] if method == "joint" else [[*last[: i + 1], *([0.1] * (tasks - i - 1))] for i in range(tasks)]
+    return Run(
+        seed=seed,
+        method=method,
+        c=c,
+        accuracy=rows,
+        baseline=[0.1] * tasks,
+        task_seconds=[1.0] * len(rows),
+        train_accuracy=[0.9] * len(rows),
+        final_train_accuracy=train or [],
+        path_correlation=correlation or {},
+    )
+
+
+def measures(seeds: int, *, deviations: list[str] | None = None) -> Findings:
+    """Return findings of importance-measures with two measures, whose rank correlation is 0.5 and 0.7 in turn."""
+    matrices: JSON = [[[1.0, (0.5, 0.7)[seed % 2]], [(0.5, 0.7)[seed % 2], 1.0]] for seed in range(seeds)]
+    return Findings(
+        experiment="importance-measures",
+        title="Importance measures side by side",
+        settings={"seeds": seeds},
+        deviations=deviations or [],
+        numbers={
+            "measures": ["omega", "MAS"],
+            "synapses": {"all weights": 3},
+            "pearson": {"all weights": matrices},
+            "spearman": {"all weights": matrices},
+            "test_accuracy": [0.95 for _ in range(seeds)],
+            "fisher_against_hessian": [1e-6, 3e-6],
+            "scatter": {"omega": [0.1, 0.2, 0.0], "MAS": [1.0, 2.0, 3.0]},
+        },
+        environment={"torch": "2.13.0", "device_name": "a machine"},
+        command="synaptic run importance-measures",
+        started="2025-01-31T12:00:00+00:00",
+        wall_seconds=90.0,
+    )

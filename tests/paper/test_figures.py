@@ -1,0 +1,112 @@
+"""The figures of the paper show what the numbers say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_up import RESULT, measures, run
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+
+from synaptic_intelligence.paper.correlations import between_tasks, correlation_rows, draw_correlations
+from synaptic_intelligence.paper.final import draw_final
+from synaptic_intelligence.paper.measures import draw_measures, measure_rows
+from synaptic_intelligence.report.style import svg_text
+
+
+def _text(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))  # type: ignore[attr-defined]
+
+
+def _correlation(value: float) -> dict[str, list[list[float]]]:
+    return {name: [[1.0], [value + i / 10, 1.0]] for i, name in enumerate(("0.weight", "2.weight", "4.weight"))}
+
+
+def test_final_accuracies_are_the_bars_and_training_accuracies_the_dots() -> None:
+    runs = [
+        run(0, "si", 0.0, last=[0.2, 0.4], train=[0.5, 0.7]),
+        run(1, "si", 0.0, last=[0.4, 0.6], train=[0.7, 0.9]),
+        run(0, "scratch", None, last=[0.8, 0.9], train=[1.0, 1.0]),
+    ]
+    (ax,) = draw_final(replace(RESULT, runs=runs, planned_runs=3)).axes
+    heights = [[bar.get_height() for bar in bars] for bars in ax.containers if isinstance(bars, BarContainer)]
+    assert heights == [pytest.approx([0.3, 0.5, 0.4]), pytest.approx([0.8, 0.9, 0.85])]
+    dots = [line.get_ydata() for line in ax.get_lines() if line.get_marker() == "o"]
+    assert np.allclose(np.array(dots), [[0.6, 0.8, 0.7], [1.0, 1.0, 1.0]])
+
+
+def test_old_results_without_training_accuracies_have_bars_alone() -> None:
+    (ax,) = draw_final(replace(RESULT, runs=[run(0, "si", 1.0, last=[0.5, 0.5])], planned_runs=1)).axes
+    assert [line for line in ax.get_lines() if line.get_marker() == "o"] == []
+
+
+def test_correlations_are_means_over_pairs_and_then_over_seeds() -> None:
+    three = {"0.weight": [[1.0], [0.1, 1.0], [0.2, 0.6, 1.0]]}
+    other = {"0.weight": [[1.0], [0.0, 1.0], [0.0, 0.0, 1.0]]}
+    names = ["a", "b", "c"]
+    runs = [run(seed, "si", 0.1, last=[0.5] * 3, correlation=m) for seed, m in enumerate((three, other))]
+    found = between_tasks(replace(RESULT, task_names=names, runs=runs, planned_runs=2))
+    assert [e.mean for e in found["si", 0.1]] == pytest.approx([0.15])
+
+
+def test_the_squares_are_symmetric_and_share_one_scale() -> None:
+    runs = [
+        run(0, "si", 0.0, last=[0.5, 0.5], correlation=_correlation(0.3)),
+        run(0, "si", 0.1, last=[0.5, 0.5], correlation=_correlation(0.1)),
+        run(0, "joint", None, last=[0.5, 0.5]),
+    ]
+    figure = draw_correlations(replace(RESULT, runs=runs, planned_runs=3))
+    images = [ax.get_images()[0] for ax in figure.axes if ax.get_images()]
+    assert len(images) == 6
+    assert np.allclose(np.asarray(images[1].get_array()), [[1.0, 0.4], [0.4, 1.0]])
+    assert {image.get_clim() for image in images} == {(-0.5, 0.5)}
+
+
+def test_what_the_paper_reads_is_stated_as_a_number() -> None:
+    runs = [
+        run(0, "si", 0.0, last=[0.5, 0.5], correlation=_correlation(0.3)),
+        run(0, "si", 0.1, last=[0.5, 0.5], correlation=_correlation(0.1)),
+    ]
+    rows = correlation_rows(replace(RESULT, runs=runs, planned_runs=2))
+    assert [(r.what, r.paper, r.ours) for r in rows][4] == (
+        "second layer, c = 0.1",
+        "lower than without",
+        "0.200 (-0.200 to c = 0)",
+    )
+
+
+def test_measures_are_shown_with_their_rank_correlations() -> None:
+    figure = draw_measures(measures(2))
+    assert "0.60" in _text(figure)
+    rows = measure_rows(measures(2))
+    assert [r.ours for r in rows] == ["0.600 ± 1.271", "3.0e-06"]
+
+
+@pytest.mark.parametrize("kind", ["final", "correlations", "measures"])
+def test_what_is_not_the_protocol_is_said_in_the_figure(kind: str) -> None:
+    short = replace(RESULT, deviations=["1 epoch instead of 10"], runs=[run(0, "si", 1.0, last=[0.5, 0.5])])
+    figures = {
+        "final": lambda: draw_final(short),
+        "correlations": lambda: draw_correlations(short),
+        "measures": lambda: draw_measures(measures(1, deviations=["epochs 1 instead of 10"])),
+    }
+    assert "This is not the" in _text(figures[kind]())
+
+
+@pytest.mark.parametrize("kind", ["final", "correlations", "measures"])
+def test_the_same_numbers_make_the_same_file(kind: str) -> None:
+    runs = [run(0, "si", 0.1, last=[0.5, 0.5], correlation=_correlation(0.1))]
+    result = replace(RESULT, runs=runs)
+    figures = {
+        "final": lambda: draw_final(result),
+        "correlations": lambda: draw_correlations(result),
+        "measures": lambda: draw_measures(measures(1)),
+    }
+    assert svg_text(figures[kind]()) == svg_text(figures[kind]())
+
+
+def test_nothing_complete_is_no_error_and_said() -> None:
+    assert "No run is complete." in _text(draw_final(RESULT))
+    assert "No run whose paths were compared is complete." in _text(draw_correlations(RESULT))

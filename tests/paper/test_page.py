@@ -1,0 +1,127 @@
+"""The page shows every experiment, says how each result was made, and what it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_up import RESULT, measures, run
+
+from synaptic_intelligence.document import JSON, ResultError
+from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES
+from synaptic_intelligence.findings import write_findings
+from synaptic_intelligence.paper.outcome import made, read_outcome
+from synaptic_intelligence.paper.page import write_paper
+from synaptic_intelligence.paper.sections import SECTIONS
+from synaptic_intelligence.result import write_result
+
+PATHS = {name: [[1.0], [0.25, 1.0]] for name in ("0.weight", "2.weight", "4.weight")}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> dict[str, list[Path]]:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    runs = [run(0, "si", 1.0, last=[0.98, 0.99])]
+    permuted = [run(0, "si", 0.1, last=[0.97, 0.96], correlation=PATHS)]
+    write_result(replace(RESULT, runs=runs), folder / "split-mnist.json")
+    short = replace(RESULT, experiment="permuted-mnist", title="Permuted MNIST", runs=permuted)
+    write_result(short, folder / "permuted-mnist.json")
+    write_result(replace(short, deviations=["2 epochs instead of 20"]), folder / "permuted-mnist-short.json")
+    write_findings(measures(2), folder / "importance-measures.json")
+    return {
+        "split-mnist": [folder / "split-mnist.json"],
+        "permuted-mnist": [folder / "permuted-mnist.json", folder / "permuted-mnist-short.json"],
+        "importance-measures": [folder / "importance-measures.json"],
+    }
+
+
+def test_every_experiment_has_its_section() -> None:
+    assert set(SECTIONS) == {*EXPERIMENTS, *STUDIES}
+
+
+def test_each_outcome_has_its_figure_its_numbers_and_its_origin(tmp_path: Path, results: dict[str, list[Path]]) -> None:
+    page, *figures = write_paper(SECTIONS, results, tmp_path / "docs", results="../results/")
+    text = page.read_text("utf-8")
+    assert sorted(path.name for path in figures) == [
+        "importance-measures.svg",
+        "permuted-mnist-short.svg",
+        "permuted-mnist.svg",
+        "split-mnist.svg",
+        "task-correlations.svg",
+    ]
+    for path in figures:
+        assert f"(figures/{path.name})" in text
+        assert path.read_text("utf-8").startswith("<?xml")
+    for name in ("split-mnist", "permuted-mnist", "permuted-mnist-short", "importance-measures"):
+        assert f"(../results/{name}.json)" in text
+        assert (tmp_path / "docs" / f"../results/{name}.json").exists()
+    assert "| average accuracy, c = 0.1 | 0.969 | 0.965 (1 seed) | -0.004 |" in text
+    assert "`synaptic run split-mnist`, 90.0 seconds on a machine, torch 2.13.0" in text
+
+
+def test_what_is_shorter_than_the_protocol_is_said_in_table_and_text(
+    tmp_path: Path, results: dict[str, list[Path]]
+) -> None:
+    results["permuted-mnist"].reverse()
+    page, *_ = write_paper(SECTIONS, results, tmp_path, results="")
+    text = page.read_text("utf-8")
+    overview = [line for line in text.splitlines() if line.startswith("| figure 4")]
+    assert overview == [
+        "| figure 4 | average accuracy, c = 0.1 | 0.969 | 0.965 (1 seed) |  | shorter than the protocol |"
+    ]
+    assert text.count("This is not the paper's protocol: 2 epochs instead of 20.") == 2  # figures 4 and 5
+
+
+def test_correlations_come_from_permuted_mnist_until_they_have_runs_of_their_own(
+    tmp_path: Path, results: dict[str, list[Path]]
+) -> None:
+    page, *_ = write_paper(SECTIONS, results, tmp_path, results="")
+    section = page.read_text("utf-8").partition("## Figure 5")[2].partition("## ")[0]
+    assert "permuted-mnist.json" in section
+    assert "| second layer, c = 0.1 | lower than without | 0.250 |" in section
+
+
+def test_what_is_missing_is_said_with_its_command(tmp_path: Path) -> None:
+    page, *figures = write_paper(SECTIONS, {}, tmp_path, results="")
+    text = page.read_text("utf-8")
+    assert figures == []
+    for name in SECTIONS:
+        assert f"{name}: not run yet" in text
+        assert f"**Not run yet:** `synaptic run {name}`." in text
+    assert "quick forms" not in text
+
+
+def test_the_quick_page_says_so_first(tmp_path: Path) -> None:
+    page, *_ = write_paper(SECTIONS, {}, tmp_path, results="", quick=True)
+    assert page.read_text("utf-8").index("are not the paper's protocol") < 700
+
+
+def test_unfinished_runs_are_counted(tmp_path: Path, results: dict[str, list[Path]]) -> None:
+    runs = [run(0, "si", 1.0, last=[0.98, 0.99])]
+    write_result(replace(RESULT, runs=runs, planned_runs=3), results["split-mnist"][0])
+    page, *_ = write_paper(SECTIONS, results, tmp_path, results="")
+    assert "full protocol, 1 of 3 runs" in page.read_text("utf-8")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "split-mnist.json"
+    file.write_text("{")
+    with pytest.raises(ResultError, match=r"split-mnist\.json"):
+        write_paper(SECTIONS, {"split-mnist": [file]}, tmp_path, results="")
+
+
+def test_an_outcome_is_read_as_what_it_is(results: dict[str, list[Path]]) -> None:
+    assert read_outcome(results["importance-measures"][0]) == measures(2)
+    assert read_outcome(results["split-mnist"][0]) == replace(RESULT, runs=[run(0, "si", 1.0, last=[0.98, 0.99])])
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(90.0, "90.0 seconds"), (600.0, "10.0 minutes"), (7200.0, "2.0 hours")])
+def test_time_is_told_in_the_unit_that_fits(seconds: float, words: str) -> None:
+    assert f", {words} on " in made(replace(RESULT, wall_seconds=seconds))
+
+
+def test_a_resumed_run_says_how_often() -> None:
+    environment: dict[str, JSON] = {**RESULT.environment, "resumed": [{"started": "x"}, {"started": "y"}]}
+    assert made(replace(RESULT, environment=environment)).endswith(", resumed 2 times")

@@ -1,0 +1,46 @@
+"""The lines in which the paper's numbers and ours stand side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from made_up import RESULT, run
+
+from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows
+from synaptic_intelligence.paper.targets import TARGETS, Target
+
+
+def test_the_targets_are_those_of_the_design() -> None:
+    assert TARGETS["permuted-mnist"]["si", 0.1] == Target(0.969, 0.969)
+    assert TARGETS["split-mnist"]["si", 0.0] == Target(0.70, 0.86)
+    assert {str(t) for t in TARGETS["split-cifar"].values()} == {"0.625", "0.735", "0.72", "0.711"}
+
+
+def test_a_mean_outside_a_range_is_measured_from_its_nearest_end() -> None:
+    target = Target(0.7, 0.86)
+    assert [round(target.difference(x), 6) for x in (0.6, 0.7, 0.8, 0.86, 0.9)] == [-0.1, 0.0, 0.0, 0.0, 0.04]
+
+
+def test_each_method_has_its_row_with_the_papers_number_beside_it() -> None:
+    runs = [run(0, "si", 0.1, last=[0.98, 0.95]), run(0, "joint", None, last=[0.97, 0.99])]
+    rows = accuracy_rows(replace(RESULT, experiment="permuted-mnist", runs=runs, planned_runs=2))
+    assert [(r.what, r.paper, r.ours, r.difference) for r in rows] == [
+        ("average accuracy, c = 0.1", "0.969", "0.965 (1 seed)", "-0.004"),
+        ("average accuracy, all tasks at once", "-", "0.980 (1 seed)", ""),
+    ]
+
+
+def test_inside_a_range_is_said_in_words() -> None:
+    (row,) = accuracy_rows(replace(RESULT, runs=[run(0, "si", 0.0, last=[0.8, 0.8])], planned_runs=1))
+    assert (row.paper, row.difference) == ("0.7 to 0.86", "inside")
+
+
+def test_a_run_that_is_not_the_protocol_is_not_measured_against_the_paper() -> None:
+    runs = [run(0, "si", 1.0, last=[0.5, 0.5])]
+    (row,) = accuracy_rows(replace(RESULT, runs=runs, planned_runs=1, deviations=["1 epoch instead of 10"]))
+    assert (row.paper, row.difference) == ("0.97 to 0.99", "")
+
+
+def test_a_bar_in_a_name_does_not_end_its_cell() -> None:
+    rows = accuracy_rows(replace(RESULT, runs=[run(0, "a|b", None, last=[0.5, 0.5])], planned_runs=1))
+    assert r"a\|b" in markdown_rows(rows)
