@@ -169,7 +169,8 @@ def hessian_diagonal(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, y
         return cross_entropy(functional_call(model, dict(zip(names, parts, strict=True)), (x,)), y)
 
     def slope(parameters: Tensor, direction: Tensor) -> Tensor:
-        return (grad(loss)(parameters) * direction).sum()
+        first: Tensor = grad(loss)(parameters)
+        return (first * direction).sum()
 
     def element(direction: Tensor) -> Tensor:
         product: Tensor = grad(slope)(flat, direction)

@@ -167,9 +167,9 @@ def descend(problems: Mapping[str, Problem], step: float, time: float, xi: float
     Example:
         >>> eye = torch.eye(1, dtype=torch.float64)
         >>> problem = Problem(torch.tensor([2.0]).double(), eye, target=0 * eye[0], start=3 * eye)
-        >>> path, omega = descend({"one": problem}, step=1e-3, time=10.0, xi=1e-18)["one"]
-        >>> f"{path.item():.2f} {omega.item():.2f}"
-        '9.01 1.00'
+        >>> path, omega = descend({"one": problem}, step=0.01, time=10.0, xi=1e-18)["one"]
+        >>> f"{path.item():.1f} {omega.item():.1f}"  # 9 and 1, but for the step
+        '9.1 1.0'
     """
     parameters = {name: torch.nn.Parameter(problem.start.clone()) for name, problem in problems.items()}
     hessians = {name: problem.hessian for name, problem in problems.items()}
@@ -202,11 +202,12 @@ def make_problems(settings: Quadratic, seed: int) -> dict[str, Problem]:
     def eigenvalues() -> Tensor:
         exponents = torch.rand(k, generator=random, dtype=torch.float64)
         exponents[0], exponents[1] = 0.0, 1.0
-        return settings.condition_number**-exponents
+        return (-math.log(settings.condition_number) * exponents).exp()
 
     def rotation() -> Tensor:
         q, r = torch.linalg.qr(normal(k, k))
-        return q * r.diagonal().sign()  # without the signs it would not be uniform
+        haar: Tensor = q * r.diagonal().sign()  # without the signs it would not be uniform
+        return haar
 
     one = torch.zeros(k, dtype=torch.float64)
     one[0] = 1.0
@@ -295,8 +296,8 @@ def _equation_13(problem: Problem, omegas: list[Tensor], settings: Quadratic) ->
 def _equation_14(problem: Problem, paths: list[Tensor], omegas: list[Tensor]) -> dict[str, JSON]:
     """Compare with ``1/2 d^2 H_kk`` for the path, and with half the eigenvalue, the same for each k, for omega.
 
-    All of the movement is along the one eigenvector, ``-d u``: the square of it is as large as the path where the path
-    is large, and cancels it. So omega, the path over the squared movement, knows nothing of the diagonal.
+    All movement is along the one eigenvector, so that its square at synapse k is ``d^2 u_k^2``: in proportion to H_kk,
+    as the path is. Omega, the one over the other, knows nothing of the diagonal.
     """
     half = problem.hessian.diagonal() / 2
     squared = ((problem.start - problem.target) @ problem.basis[:, 0]).square()[:, None]

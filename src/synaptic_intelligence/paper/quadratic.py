@@ -9,10 +9,11 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.findings import Findings
+from synaptic_intelligence.paper.row import Row
+from synaptic_intelligence.report.statistics import mean_and_interval
 from synaptic_intelligence.report.style import FAINT, SOFT, STYLE, footer_height, inscribe
 from synaptic_intelligence.report.wording import study_warnings
 
@@ -21,7 +22,7 @@ _WIDTH, _HEADER, _PANEL, _GAP, _AXIS = 9.0, 1.1, 2.55, 1.1, 0.6  # inches; the g
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def draw(findings: Findings) -> Figure:
+def draw_quadratic(findings: Findings) -> Figure:
     """Draw simulation against equation: the error for each step, the average over starts, and omega and the curvature.
 
     All seeds are drawn. Errors are in percent of what the equation says.
@@ -59,12 +60,12 @@ def _steps(ax: Axes, found: dict[str, Any], sizes: list[float]) -> None:
     ax.plot(sizes, guide, "--", color=FAINT, linewidth=1)
     middle = len(sizes) // 2
     _label(ax, "proportional to the step", (sizes[middle], guide[middle]), (-5, 5), "right")
-    _label(ax, "extrapolated\nto a step of 0", (zero, max(found["extrapolated"])), (9, -4), "left")
+    _label(ax, "extrapolated to 0", (zero, max(found["extrapolated"])), (-7, 12), "left")
     _corner(ax, f"error ~ step to the power {fmean(found['order']):.2f}", "right")
+    ax.set_xticks([], minor=True)
     ax.set_xticks([zero, *sizes], ["→ 0", *(f"{size:g}" for size in sizes)])
     ax.set(xlabel="step size", ylabel="largest error", xlim=(zero / 1.3, max(sizes) * 1.3))
-    _powers_of_ten(ax.yaxis, [*errors.flat, *guide, *found["extrapolated"]], percent=True)
-    ax.minorticks_off()
+    _powers_of_ten(ax, "y", [*errors.flat, *guide, *found["extrapolated"]], percent=True)
 
 
 def _averages(ax: Axes, found: dict[str, Any], counts: list[int]) -> None:
@@ -73,17 +74,17 @@ def _averages(ax: Axes, found: dict[str, Any], counts: list[int]) -> None:
     ax.loglog(counts, errors.T, "o", color=_PATH)
     ax.plot(counts, expected, "--", color=FAINT, linewidth=1)
     middle = len(counts) // 2
-    _label(ax, "expected: 1 / √n", (counts[middle], expected[middle]), (-5, -7), "right")
+    _label(ax, "expected, ~ 1 / √n", (counts[middle], expected[middle]), (-5, -7), "right")
     one, every = fmean(found["correlation_of_one_start"]), fmean(found["correlation"])
     _corner(
         ax, f"correlation with the diagonal\n{one:.2f} for one start (median)\n{every:.2f} for {counts[-1]}", "left"
     )
     shown = counts[:: max(1, (len(counts) + 5) // 6)]
+    ax.set_xticks([], minor=True)
     ax.set_xticks(shown, [str(count) for count in shown])
     ax.set(xlabel="starting points n", ylabel="error of the mean", xlim=(0.7, counts[-1] * 1.45))
-    _powers_of_ten(ax.yaxis, [*errors.flat, *expected, 0.01, 2.0], percent=True)
-    ax.minorticks_off()
-    inset = ax.inset_axes((0.62, 0.58, 0.36, 0.4))
+    _powers_of_ten(ax, "y", [*errors.flat, *expected, 0.01, 2.0], percent=True)
+    inset = ax.inset_axes((0.66, 0.62, 0.33, 0.37))
     predicted, path = _flat(found["predicted"]), _flat(found["path"])
     _identity(inset, predicted)
     inset.plot(predicted, path, "o", color=_PATH, markersize=2.6, markeredgewidth=0.2)
@@ -99,10 +100,8 @@ def _diagonal(ax: Axes, found: dict[str, Any], sizes: list[float]) -> None:
     ax.loglog(x, y, "o", color=_OMEGA)
     _errors(ax, sizes, found["error"], found["extrapolated"])
     ax.set(xlabel="half the Hessian's diagonal", ylabel="omega")
-    ticks = [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
-    ax.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
-    ax.set_yticks(ticks, [f"{tick:.2g}" for tick in ticks])
-    ax.minorticks_off()
+    _powers_of_ten(ax, "x", x)
+    _powers_of_ten(ax, "y", y)
 
 
 def _rank_one(ax: Axes, found: dict[str, Any], sizes: list[float]) -> None:
@@ -112,19 +111,14 @@ def _rank_one(ax: Axes, found: dict[str, Any], sizes: list[float]) -> None:
     _identity(ax, x)
     ax.loglog(x, path, "o", color=_PATH)
     ax.plot(x, omega, "s", color=_OMEGA, markersize=4)
-    _label(ax, "omega: half the eigenvalue", (min(x), max(omega)), (0, -13), "left", _OMEGA)
-    middle = sorted(zip(x, path, strict=True))[len(x) // 2]
-    _label(ax, "path over d²", middle, (-12, 4), "right", _PATH)
-    _errors(
-        ax,
-        sizes,
-        [*found["path_error"], *found["omega_error"]],
-        found["path_extrapolated"] + found["omega_extrapolated"],
-    )
+    place = (min(x), max(omega))
+    _label(ax, "omega: half the eigenvalue", place, (0, -13), "left", _OMEGA)
+    _label(ax, "path over squared distance d²", place, (0, -27), "left", _PATH)
+    both = [[*found[f"path_{error}"], *found[f"omega_{error}"]] for error in ("error", "extrapolated")]
+    _errors(ax, sizes, *both)
     ax.set(xlabel="half the Hessian's diagonal", ylabel="path over d², and omega")
-    _powers_of_ten(ax.xaxis, x)
-    _powers_of_ten(ax.yaxis, [*path, *omega])
-    ax.minorticks_off()
+    _powers_of_ten(ax, "x", x)
+    _powers_of_ten(ax, "y", [*path, *omega])
 
 
 def _titles(ax: Axes, title: str, subtitle: str) -> None:
@@ -161,13 +155,52 @@ def _flat(rows: list[list[float]]) -> list[float]:
     return [value for row in rows for value in row]
 
 
-def _powers_of_ten(axis: Axis, values: Sequence[float], *, percent: bool = False) -> None:
-    """Set ticks at the powers of ten, at most six or so of them, and limits a little beyond the values."""
-    logs = np.log10(values)
-    low, high = float(logs.min()), float(logs.max())
-    first, last = int(np.ceil(low - 0.15)), int(np.floor(high + 0.15))
-    powers = range(last, first - 1, -max(1, (last - first) // 4))
-    words = [f"{100 * 10.0**p:g} %" if percent else "10" + str(p).translate(_SUPERSCRIPTS) for p in powers]
-    axis.set_ticks([10.0**p for p in powers], words)
-    limits = 10 ** (low - 0.15), 10 ** (high + 0.15)
-    axis.axes.set(**{f"{axis.axis_name}lim": limits})
+def _powers_of_ten(ax: Axes, which: Literal["x", "y"], values: Sequence[float], *, percent: bool = False) -> None:
+    """Set a few ticks at powers of ten (with twice and five times those on a short axis), and limits around."""
+    low, high = float(np.log10(min(values))) - 0.15, float(np.log10(max(values))) + 0.15
+    powers = range(int(np.floor(low)), int(np.ceil(high)) + 1)
+    if percent or high - low > 2:
+        ticks = [10.0**power for power in powers if (powers[-1] - power) % (len(powers) // 8 + 1) == 0]
+    else:
+        ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    ticks = [tick for tick in ticks if low <= np.log10(tick) <= high]
+    if percent:
+        words = [f"{100 * tick:g} %" for tick in ticks]
+    elif high - low > 2:
+        words = ["10" + str(round(np.log10(tick))).translate(_SUPERSCRIPTS) for tick in ticks]
+    else:
+        words = [f"{tick:g}" for tick in ticks]
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_ticks(ticks, words)
+    axis.set_ticks([], minor=True)
+    ax.set(**{f"{which}lim": (10**low, 10**high)})
+
+
+def quadratic_rows(findings: Findings) -> list[Row]:
+    """Return how well each equation holds: extrapolated to steps of zero, the worst of all seeds."""
+    numbers: Any = findings.numbers
+    settings: Any = findings.settings
+    flow, average, diagonal, rank_1 = (numbers[f"eq. {number}"] for number in (11, 12, 13, 14))
+    smallest = f"steps of {settings['step_sizes'][-1]:g}"
+    error = "largest error of"
+
+    def worst(values: Sequence[float]) -> str:
+        return f"{max(values):.1e}"
+
+    return [
+        Row(f"eq. 11, {error} the path, {smallest}", "-", worst([errors[-1] for errors in flow["error"]])),
+        Row(f"eq. 11, {error} the path, extrapolated to steps of zero", "0", worst(flow["extrapolated"])),
+        Row(
+            f"eq. 12, error of the mean path of {numbers['counts'][-1]} starts",
+            f"{fmean(expected[-1] for expected in average['expected']):.3f} expected",
+            str(mean_and_interval([errors[-1] for errors in average["error"]])),
+        ),
+        Row(
+            "eq. 12, that error falls as the number of starts to the power",
+            "-0.5",
+            str(mean_and_interval(average["slope"])),
+        ),
+        Row(f"eq. 13, {error} omega, extrapolated to steps of zero", "0", worst(diagonal["extrapolated"])),
+        Row(f"eq. 14, {error} the path, extrapolated to steps of zero", "0", worst(rank_1["path_extrapolated"])),
+        Row("eq. 14, spread of omega over the synapses", "0", worst(rank_1["omega_spread"])),
+    ]
