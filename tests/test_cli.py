@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import synaptic_intelligence as si
-import synaptic_intelligence.tasks
+import synaptic_intelligence.data
 from synaptic_intelligence.cli import main
 from synaptic_intelligence.cli.app import app
 from synaptic_intelligence.cli.progress import show_progress
@@ -26,7 +26,7 @@ from synaptic_intelligence.experiments.plan import EpochDone, Job, JobStarted, P
 from synaptic_intelligence.experiments.workers import JobError
 from synaptic_intelligence.result import read_result
 
-BUNDLED = Path(synaptic_intelligence.tasks.__file__).parent / "data" / "mnist"
+BUNDLED = Path(synaptic_intelligence.data.__file__).parent / "files" / "mnist"
 QUICK = ["run", "split-mnist", "--seeds", "1", "--epochs", "1", "--limit", "200", "--workers", "1"]
 
 
@@ -115,9 +115,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_a_run_prints_a_line_for_each_task_then_the_table_and_the_paths(finished: Path) -> None:
     lines = (finished / "printed.txt").read_text("utf-8").splitlines()
     assert lines[0] == "Split MNIST (figure 3 of the paper): 1 seed, c = 0 and 1; cpu, one process"
-    assert lines[1] == (
-        "Not the paper's protocol: 1 epoch instead of 10; only the first 200 training images of each task"
-    )
+    assert lines[1] == ("Not the paper's protocol: 1 epoch instead of 10; only the first 200 images of each task")
     tasks = [line.split(" learnt")[0] for line in lines if " learnt in " in line]
     assert tasks[0] == "seed 0, first task: task 1/5 (0/1)"
     assert tasks[-1] == "seed 0, c = 1: task 5/5 (8/9)"

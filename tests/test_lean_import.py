@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-EXTRAS = ["typer", "rich", "matplotlib", "jinja2", "scipy", "datasets"]
+EXTRAS = ["typer", "rich", "matplotlib", "jinja2", "scipy", "datasets", "pyarrow", "PIL", "tqdm"]
 LIBRARY = [
     "synaptic_intelligence",
     "synaptic_intelligence.tasks",
+    "synaptic_intelligence.data",
     "synaptic_intelligence.train",
     "synaptic_intelligence.metrics",
+    "synaptic_intelligence.document",
     "synaptic_intelligence.result",
+    "synaptic_intelligence.findings",
 ]
 
 # torch and numpy are imported first, so that only what the library itself does is seen.

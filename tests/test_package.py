@@ -159,7 +159,7 @@ def test_the_installed_package_is_complete(fresh: Path, tmp_path: Path) -> None:
 import json
 from importlib import metadata, resources
 import synaptic_intelligence as si
-from synaptic_intelligence.tasks import load_mnist
+from synaptic_intelligence.data import load_mnist
 mnist = load_mnist()
 print(json.dumps({
     "file": si.__file__,

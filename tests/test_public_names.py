@@ -8,9 +8,10 @@ from types import ModuleType
 import pytest
 
 import synaptic_intelligence as si
+import synaptic_intelligence.data
 import synaptic_intelligence.tasks
 
-PACKAGES = [synaptic_intelligence, synaptic_intelligence.tasks]
+PACKAGES = [synaptic_intelligence, synaptic_intelligence.tasks, synaptic_intelligence.data]
 DEFINITIONS = [
     pytest.param(getattr(package, name), id=f"{package.__name__}.{name}")
     for package in PACKAGES

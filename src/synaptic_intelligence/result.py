@@ -9,7 +9,7 @@ from typing import final
 
 from synaptic_intelligence.document import JSON, Value, exact, read_document, write_document
 
-__all__ = ["AT_ONCE", "SCHEMA_VERSION", "Result", "Run", "read_result", "write_result"]
+__all__ = ["AT_ONCE", "Result", "Run", "SCHEMA_VERSION", "read_result", "write_result"]
 
 SCHEMA_VERSION = 2
 """The version of the result file that this library writes; it reads version 1 too, whose runs are all of method si."""
@@ -178,6 +178,7 @@ def read_result(path: Path) -> Result:
 
     Example:
         >>> import tempfile
+        >>> from synaptic_intelligence.document import ResultError
         >>> path = Path(tempfile.mkdtemp()) / "result.json"
         >>> _ = path.write_text('{"accuracy": 0.9}')
         >>> try:
@@ -191,9 +192,8 @@ def read_result(path: Path) -> Result:
 
 def _result(document: Value) -> Result:
     value = document.value
-    if isinstance(value, dict) and value.get("schema") == 1 and value["schema"] is not True:
-        document = Value(_upgraded(value), document.field, document.file)
-    names = tuple(field.name for field in dataclasses.fields(Result))
+    if isinstance(value, dict) and type(value.get("schema")) is int and value["schema"] == 1:
+        document = Value(_upgraded(document, value), document.field, document.file)
     names = tuple(field.name for field in dataclasses.fields(Result))
     field = document.versioned(_FORMAT, SCHEMA_VERSION, names)
     task_names = field["task_names"].items(Value.string)
@@ -226,13 +226,16 @@ def _result(document: Value) -> Result:
     )
 
 
-def _upgraded(document: dict[str, object]) -> dict[str, object]:
+def _upgraded(document: Value, value: dict[str, object]) -> dict[str, object]:
     """Return a document of version 1 as one of version 2: its runs named no method, as there was one alone."""
-    runs = document.get("runs")
+    new: dict[str, object] = {"method": "si", "final_train_accuracy": [], "path_correlation": {}}
+    runs = value.get("runs")
     if isinstance(runs, list):
-        defaults: dict[str, object] = {"method": "si", "final_train_accuracy": [], "path_correlation": {}}
-        runs = [{**defaults, **run} if isinstance(run, dict) else run for run in runs]
-    return {**document, "schema": SCHEMA_VERSION, "runs": runs}
+        for i, run in enumerate(runs):
+            for name in new.keys() & run.keys() if isinstance(run, dict) else ():
+                Value(None, f"runs[{i}].{name}", document.file).fail("unknown field in a file of this schema version")
+        runs = [{**new, **run} if isinstance(run, dict) else run for run in runs]
+    return {**value, "schema": SCHEMA_VERSION, "runs": runs}
 
 
 def _run(document: Value, tasks: int) -> Run:
@@ -241,7 +244,7 @@ def _run(document: Value, tasks: int) -> Run:
     stages = 1 if method == AT_ONCE else tasks
     accuracy = field["accuracy"].items(lambda row: row.items(Value.fraction, tasks, "task"))
     if len(accuracy) > stages:
-        field["accuracy"].fail(f"has {len(accuracy)} rows, but there are {stages} tasks")
+        field["accuracy"].fail(f"has {len(accuracy)} rows, but there is one for each of {stages} task(s) at most")
     trained = "row of accuracy"
     final = field["final_train_accuracy"]
     correlations = field["path_correlation"].members()
@@ -262,5 +265,5 @@ def _correlations(document: Value, tasks: int) -> list[list[float]]:
     rows = document.items(lambda row: row.items(Value.correlation), tasks, "row of accuracy")
     for i, row in enumerate(rows):
         if len(row) != i + 1:
-            document.fail(f"row {i} has {len(row)} numbers, not one for each task so far")
+            document.fail(f"row {i} has {len(row)} number(s), not one for each of the {i + 1} task(s) so far")
     return rows

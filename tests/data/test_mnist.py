@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import synaptic_intelligence.tasks
-from synaptic_intelligence.tasks import DataError, Task, load_mnist
+import synaptic_intelligence.data
+from synaptic_intelligence.data import DataError, load_mnist
+from synaptic_intelligence.tasks import Task
 
-BUNDLED = Path(synaptic_intelligence.tasks.__file__).parent / "data" / "mnist"
+BUNDLED = Path(synaptic_intelligence.data.__file__).parent / "files" / "mnist"
 IMAGES = "train-images-idx3-ubyte.gz"
 LABELS = "train-labels-idx1-ubyte.gz"
 FILES = (IMAGES, LABELS, "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")

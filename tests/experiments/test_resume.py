@@ -5,105 +5,40 @@ from __future__ import annotations
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from tiny import SETTINGS, TINY, Stop, ignore, network, numbers, resume, start, stop_at, stream
 
 import synaptic_intelligence as si
 from synaptic_intelligence.experiments.checkpoint import CheckpointError
-from synaptic_intelligence.experiments.experiment import Experiment
 from synaptic_intelligence.experiments.folder import RefusedError, resume_run, start_run
 from synaptic_intelligence.experiments.plan import EpochDone, Message, Plan
 from synaptic_intelligence.experiments.runner import run
 from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.experiments.workers import JobError
 from synaptic_intelligence.result import Result, Run, read_result
-from synaptic_intelligence.tasks import Stream, Task, split_by_class
+from synaptic_intelligence.tasks import Stream
 from synaptic_intelligence.train import evaluate as accuracy_on
 from synaptic_intelligence.train import train_epoch
-
-SETTINGS = Settings(seeds=2, first_seed=3, c=(0.0, 50.0), xi=1e-3, epochs=2, batch_size=8, lr=0.02)
-
-
-def _network(generator: torch.Generator) -> nn.Module:
-    hidden, output = nn.utils.skip_init(nn.Linear, 6, 16), nn.utils.skip_init(nn.Linear, 16, 6)
-    for parameter in (*hidden.parameters(), *output.parameters()):
-        nn.init.normal_(parameter, std=0.5, generator=generator)
-    return nn.Sequential(hidden, nn.ReLU(), output)
-
-
-def _stream(data_dir: Path | None) -> Stream:
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.randint(6, (240,), generator=generator)
-    inputs = torch.randn(6, 6, generator=generator)[targets] + torch.randn(240, 6, generator=generator)
-    data = Task("blobs", inputs[:180], targets[:180], inputs[180:], targets[180:], classes=tuple(range(6)))
-    return split_by_class(data, ((0, 1), (2, 3), (4, 5)))
-
-
-TINY = Experiment(
-    name="tiny",
-    title="Tiny",
-    what="three tasks of two blobs",
-    source="nowhere",
-    paper=SETTINGS,
-    protocol={"network": "6-16-6"},
-    task_names=("0/1", "2/3", "4/5"),
-    chance=0.5,
-    multi_head=True,
-    network=_network,
-    stream=_stream,
-)
 
 
 def _plan(out: Path, settings: Settings = SETTINGS) -> Plan:
     return Plan(TINY, settings, device="cpu", threads=1, data_dir=None, out=out)
 
 
-def _ignore(message: Message) -> None:
-    pass
-
-
-def _start(plan: Plan, listen: Callable[[Message], None] = _ignore) -> Result:
-    result = start_run(plan, 1, "synaptic run tiny", overwrite=False)
-    return run(plan, result, {}, 1, listen)
-
-
-def _resume(plan: Plan, listen: Callable[[Message], None] = _ignore) -> Result:
-    return run(plan, *resume_run(plan, 1), 1, listen)
-
-
-def _numbers(result: Result) -> list[object]:
-    return [(r.seed, r.c, r.accuracy, r.baseline, r.train_accuracy) for r in result.runs]
-
-
-class _Stop(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-def _stop_at(message_number: int, heard: list[Message] | None = None) -> Callable[[Message], None]:
-    heard = [] if heard is None else heard
-
-    def listen(message: Message) -> None:
-        heard.append(message)
-        if len(heard) == message_number:
-            raise _Stop
-
-    return listen
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return _start(_plan(tmp_path_factory.mktemp("whole")))
+    return start(_plan(tmp_path_factory.mktemp("whole")))
 
 
 def test_a_run_equals_an_ordinary_loop(whole: Result) -> None:
     """Neither the shared first task nor the way through checkpoints changes a number."""
-    seed, c, tasks = 4, 50.0, _stream(None)
-    model = _network(torch.Generator().manual_seed(2 * seed))
+    seed, c, tasks = 4, 50.0, stream()
+    model = network(torch.Generator().manual_seed(2 * seed))
     order = torch.Generator().manual_seed(2 * seed + 1)
     baseline = [accuracy_on(model, task, multi_head=True) for task in tasks]
     optimizer = torch.optim.Adam(model.parameters(), lr=SETTINGS.lr, fused=True)
@@ -117,7 +52,9 @@ def test_a_run_equals_an_ordinary_loop(whole: Result) -> None:
         train_accuracy.append(epoch.accuracy)
         optimizer = torch.optim.Adam(model.parameters(), lr=SETTINGS.lr, fused=True)
         synapses.attach(optimizer)
-    assert (seed, c, rows, baseline, train_accuracy) in _numbers(whole)
+    trained = [replace(task, test_inputs=task.train_inputs, test_targets=task.train_targets) for task in tasks]
+    final_train = [accuracy_on(model, task, multi_head=True) for task in trained]
+    assert (seed, "si", c, rows, baseline, train_accuracy, final_train, {}) in numbers(whole)
 
 
 def test_the_strengths_share_the_first_task_and_differ_after_it(whole: Result) -> None:
@@ -129,8 +66,8 @@ def test_the_strengths_share_the_first_task_and_differ_after_it(whole: Result) -
 
 
 def test_a_complete_run_leaves_its_result_alone(tmp_path: Path, whole: Result) -> None:
-    result = _start(_plan(tmp_path))
-    assert _numbers(result) == _numbers(whole)
+    result = start(_plan(tmp_path))
+    assert numbers(result) == numbers(whole)
     assert result.complete
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert read_result(tmp_path / "result.json") == result
@@ -139,7 +76,7 @@ def test_a_complete_run_leaves_its_result_alone(tmp_path: Path, whole: Result) -
 def test_the_global_random_state_is_neither_used_nor_changed(tmp_path: Path, whole: Result) -> None:
     torch.manual_seed(12345)
     before = torch.random.get_rng_state()
-    assert _numbers(_start(_plan(tmp_path))) == _numbers(whole)
+    assert numbers(start(_plan(tmp_path))) == numbers(whole)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -150,10 +87,10 @@ def test_stopped_at_any_message_it_resumes_to_the_same_numbers(
 ) -> None:
     plan = _plan(tmp_path, replace(SETTINGS, seeds=1))
     heard: list[Message] = []
-    with pytest.raises(_Stop):
-        _start(plan, _stop_at(message_number, heard))
-    resumed = _resume(plan, heard.append)
-    assert _numbers(resumed) == _numbers(whole)[:2]
+    with pytest.raises(Stop):
+        start(plan, stop_at(message_number, heard))
+    resumed = resume(plan, heard.append)
+    assert numbers(resumed) == numbers(whole)[:2]
     assert all(len(r.task_seconds) == 3 for r in resumed.runs)
     assert not plan.checkpoints.exists()
     # What was trained before the stop is not trained again.
@@ -164,23 +101,23 @@ def test_stopped_between_checkpoint_and_result_it_resumes_to_the_same_numbers(tm
     plan = _plan(tmp_path)
     result = start_run(plan, 1, "synaptic run tiny", overwrite=False)
     old = plan.result.read_bytes()
-    with pytest.raises(_Stop):
-        run(plan, result, {}, 1, _stop_at(30))
+    with pytest.raises(Stop):
+        run(plan, result, {}, 1, stop_at(30))
     plan.result.write_bytes(old)
     (tmp_path / ".result.json.abc.part").write_bytes(old[:10])
-    assert _numbers(_resume(plan)) == _numbers(whole)
+    assert numbers(resume(plan)) == numbers(whole)
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_a_job_that_another_process_ended_meanwhile_is_told_of(tmp_path: Path, whole: Result) -> None:
     plan = _plan(tmp_path, replace(SETTINGS, seeds=1))
-    with pytest.raises(_Stop):
-        _start(plan, _stop_at(10))
+    with pytest.raises(Stop):
+        start(plan, stop_at(10))
     resumed = resume_run(plan, 1)
     # The workers of a killed run may still write a last checkpoint after they were read.
-    with pytest.raises(_Stop):
-        _resume(plan, _stop_at(6))
-    assert _numbers(run(plan, *resumed, 1, _ignore)) == _numbers(whole)[:2]
+    with pytest.raises(Stop):
+        resume(plan, stop_at(6))
+    assert numbers(run(plan, *resumed, 1, ignore)) == numbers(whole)[:2]
 
 
 def test_an_incomplete_result_is_no_success_and_keeps_its_checkpoints(
@@ -191,7 +128,7 @@ def test_an_incomplete_result_is_no_success_and_keeps_its_checkpoints(
     result = start_run(plan, 1, "synaptic run tiny", overwrite=False)
     (plan.checkpoints / "seed-3-c-0.0.pt").touch()
     with pytest.raises(JobError, match="only 0 of 4 runs are complete; the checkpoints are kept"):
-        run(plan, result, {}, 1, _ignore)
+        run(plan, result, {}, 1, ignore)
     assert [path.name for path in plan.checkpoints.iterdir()] == ["seed-3-c-0.0.pt"]
 
 
@@ -199,14 +136,14 @@ def test_a_result_says_when_it_was_resumed_and_what_was_other_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = _plan(tmp_path)
-    with pytest.raises(_Stop):
-        _start(plan, _stop_at(3))
+    with pytest.raises(Stop):
+        start(plan, stop_at(3))
     first = read_result(plan.result)
-    with pytest.raises(_Stop):
-        _resume(plan, _stop_at(3))
+    with pytest.raises(Stop):
+        resume(plan, stop_at(3))
     git = {"commit": "0" * 40, "changed": True}
     monkeypatch.setattr("synaptic_intelligence.experiments.environment.git_state", lambda package: git)
-    run(plan, *resume_run(plan, 2), 1, _ignore)
+    run(plan, *resume_run(plan, 2), 1, ignore)
     environment = read_result(plan.result).environment
     sittings = environment.pop("resumed")
     assert environment == first.environment
@@ -226,7 +163,7 @@ def test_the_result_grows_with_each_task(tmp_path: Path) -> None:
     def listen(message: Message) -> None:
         lengths.append([len(r.accuracy) for r in read_result(plan.result).runs])
 
-    _start(plan, listen)
+    start(plan, listen)
     assert lengths[0] == []
     assert [now for now, before in zip(lengths[1:], lengths, strict=False) if now != before] == [
         [1, 1],
@@ -241,8 +178,8 @@ def test_the_result_grows_with_each_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["cut", "bit", "other"])
 def test_a_damaged_checkpoint_is_named_and_can_be_deleted(tmp_path: Path, whole: Result, name: str, harm: str) -> None:
     plan = _plan(tmp_path)
-    with pytest.raises(_Stop):
-        _start(plan, _stop_at(14))
+    with pytest.raises(Stop):
+        start(plan, stop_at(14))
     path = plan.checkpoints / name
     content = bytearray(path.read_bytes())
     if harm == "cut":
@@ -259,12 +196,12 @@ def test_a_damaged_checkpoint_is_named_and_can_be_deleted(tmp_path: Path, whole:
     with pytest.raises(CheckpointError, match=rf"{name} cannot be read: .*Delete it, then resume"):
         resume_run(plan, 1)
     path.unlink()
-    assert _numbers(_resume(plan)) == _numbers(whole)
+    assert numbers(resume(plan)) == numbers(whole)
 
 
 def test_resuming_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(_Stop):
-        _start(_plan(tmp_path), _stop_at(3))
+    with pytest.raises(Stop):
+        start(_plan(tmp_path), stop_at(3))
     other = _plan(tmp_path, replace(SETTINGS, epochs=3, c=(0.0, 1.0)))
     with pytest.raises(RefusedError, match=r"c was 0 50 and is 0 1; epochs was 2 and is 3\. .*synaptic run tiny"):
         resume_run(other, 1)
@@ -279,70 +216,95 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
 
 def test_a_folder_with_a_run_is_refused_unless_overwritten(tmp_path: Path, whole: Result) -> None:
     plan = _plan(tmp_path)
-    with pytest.raises(_Stop):
-        _start(plan, _stop_at(3))
+    with pytest.raises(Stop):
+        start(plan, stop_at(3))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(RefusedError, match="not complete"):
-        _start(plan)
+        start(plan)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     (tmp_path / "figure.png").touch()
     result = start_run(plan, 1, "synaptic run tiny", overwrite=True)
     assert result.runs == []
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "result.json"]
-    assert _numbers(run(plan, result, {}, 1, _ignore)) == _numbers(whole)
+    assert numbers(run(plan, result, {}, 1, ignore)) == numbers(whole)
     with pytest.raises(RefusedError, match="complete result"):
-        _start(plan)
+        start(plan)
 
 
 def test_checkpoints_or_a_foreign_result_are_not_overwritten_either(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
-    with pytest.raises(_Stop):
-        _start(plan, _stop_at(3))
+    with pytest.raises(Stop):
+        start(plan, stop_at(3))
     plan.result.unlink()
     with pytest.raises(RefusedError, match="not complete"):
-        _start(plan)
+        start(plan)
     shutil.rmtree(plan.checkpoints)
     plan.result.write_text("{}")
     with pytest.raises(RefusedError, match=r"result\.json.*--overwrite"):
-        _start(plan)
+        start(plan)
     with pytest.raises(RefusedError, match=r"result\.json.*--overwrite"):
-        _resume(plan)
+        resume(plan)
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(RefusedError, match=r"holds report\.html already"):
-        _start(plan)
+        start(plan)
     (tmp_path / "report.html").unlink()
     plan.checkpoints.mkdir()
     mine = (plan.checkpoints / "mine.pt", tmp_path / ".mine.part")
     for path in mine:
         path.write_text("mine")
-    assert _start(plan).complete
+    assert start(plan).complete
     assert sorted(tmp_path.rglob("*")) == sorted([plan.result, plan.checkpoints, *mine])
 
 
 def test_a_run_that_failed_at_once_can_be_started_again(tmp_path: Path, whole: Result) -> None:
-    def no_data(data_dir: Path | None) -> Stream:
+    def no_data(data_dir: Path | None, tasks: int) -> Stream:
         raise ValueError("no data here")
 
     plan = _plan(tmp_path)
     result = start_run(plan, 1, "synaptic run tiny", overwrite=False)
     with pytest.raises(JobError, match="seed 3, first task: ValueError: no data here") as caught:
-        run(replace(plan, experiment=replace(TINY, stream=no_data)), result, {}, 1, _ignore)
+        run(replace(plan, experiment=replace(TINY, stream=no_data)), result, {}, 1, ignore)
     assert "in no_data" in caught.value.details
-    assert _numbers(_start(plan)) == _numbers(whole)
+    assert numbers(start(plan)) == numbers(whole)
 
 
 def test_a_result_holds_settings_protocol_deviations_and_where_it_was_made(tmp_path: Path) -> None:
     plan = _plan(tmp_path, replace(SETTINGS, seeds=1, epochs=1, limit=10))
-    result = _start(plan)
+    result = start(plan)
     assert result.settings["c"] == [0.0, 50.0]
     assert result.settings["network"] == "6-16-6"
-    assert result.deviations == ["1 epoch instead of 2", "only the first 10 training images of each task"]
+    assert result.deviations == ["1 epoch instead of 2", "only the first 10 images of each task"]
     assert result.planned_runs == 2
     assert result.environment["torch"] == torch.__version__
     assert result.wall_seconds > 0
     assert str(Path.cwd()) not in plan.result.read_text()
+    assert result.settings["tasks"] == 3
+    assert result.settings["rivals"] == []
     assert set(asdict(result.runs[0])) == set(Run.__dataclass_fields__)
+
+
+def test_a_limit_holds_for_the_images_to_train_and_to_test_on(tmp_path: Path) -> None:
+    for run_ in start(_plan(tmp_path, replace(SETTINGS, seeds=1, limit=7))).runs:
+        shares = [*run_.baseline, *run_.train_accuracy, *run_.final_train_accuracy, *chain(*run_.accuracy)]
+        assert {round(7 * share, 9) for share in shares} <= {0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0}
+
+
+def test_fewer_tasks_are_the_first_of_them(tmp_path: Path, whole: Result) -> None:
+    result = start(_plan(tmp_path, replace(SETTINGS, tasks=2)))
+    assert result.task_names == ["0/1", "2/3"]
+    assert result.complete
+    assert result.deviations == ["2 tasks instead of 3"]
+    assert [run_.accuracy for run_ in result.runs] == [[row[:2] for row in run_.accuracy[:2]] for run_ in whole.runs]
+
+
+def test_a_single_task_is_learnt_once_for_all_strengths(tmp_path: Path, whole: Result) -> None:
+    heard: list[Message] = []
+    result = start(_plan(tmp_path, replace(SETTINGS, tasks=1)), heard.append)
+    assert result.complete
+    assert [run_.accuracy for run_ in result.runs] == [[row[:1] for row in run_.accuracy[:1]] for run_ in whole.runs]
+    assert [len(run_.final_train_accuracy) for run_ in result.runs] == [1, 1, 1, 1]
+    assert sum(isinstance(message, EpochDone) for message in heard) == 2 * SETTINGS.epochs

@@ -8,7 +8,7 @@ import pytest
 
 from synaptic_intelligence.experiments.settings import Settings, deviations, flags
 
-PAPER = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3)
+PAPER = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3, tasks=5)
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,15 @@ PAPER = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch
         ("batch_size", 0),
         ("lr", -1e-3),
         ("lr", math.inf),
+        ("tasks", 0),
         ("limit", 0),
+        ("rivals", ("ewc",)),
+        ("rivals", ("joint", "joint")),
+        ("fisher_images", 0),
     ],
 )
 def test_a_value_without_sense_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} "):
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
         replace(PAPER, **{name: value})
 
 
@@ -41,18 +45,20 @@ def test_the_papers_settings_deviate_in_nothing_and_need_no_flag() -> None:
     assert flags(PAPER, PAPER) == []
 
 
-def test_other_seeds_and_strengths_stay_within_the_protocol() -> None:
-    assert deviations(replace(PAPER, seeds=3, first_seed=7, c=(0.1,)), PAPER) == []
+def test_other_seeds_strengths_and_rivals_stay_within_the_protocol() -> None:
+    assert deviations(replace(PAPER, seeds=3, first_seed=7, c=(0.1,), rivals=("joint", "ewc:3")), PAPER) == []
 
 
 def test_everything_else_is_a_deviation_in_words() -> None:
-    ours = replace(PAPER, xi=0.1, epochs=1, batch_size=32, lr=0.01, limit=200)
+    ours = replace(PAPER, xi=0.1, epochs=1, batch_size=32, lr=0.01, tasks=1, limit=200, fisher_images=9)
     assert deviations(ours, PAPER) == [
         "xi 0.1 instead of 0.001",
         "1 epoch instead of 10",
         "batches of 32 instead of 64",
         "learning rate 0.01 instead of 0.001",
-        "only the first 200 training images of each task",
+        "1 task instead of 5",
+        "Fisher from 9 images instead of 1024",
+        "only the first 200 images of each task",
     ]
 
 
@@ -65,7 +71,21 @@ def test_settings_that_differ_look_different() -> None:
 
 
 def test_flags_give_every_setting_back() -> None:
-    ours = Settings(seeds=2, first_seed=5, c=(0.5, 1.0), xi=0.1, epochs=1, batch_size=32, lr=0.01, limit=200)
+    ours = Settings(
+        seeds=2,
+        first_seed=5,
+        c=(0.5, 1.0),
+        xi=0.1,
+        epochs=1,
+        batch_size=32,
+        lr=0.01,
+        tasks=3,
+        limit=200,
+        rivals=("ewc:30", "joint"),
+        fisher_images=9,
+    )
+    assert [name for name in vars(ours) if getattr(ours, name) == getattr(PAPER, name)] == []
     assert " ".join(flags(ours, PAPER)) == (
-        "--seeds 2 --first-seed 5 --c 0.5 --c 1.0 --xi 0.1 --epochs 1 --batch-size 32 --lr 0.01 --limit 200"
+        "--seeds 2 --first-seed 5 --c 0.5 --c 1.0 --xi 0.1 --epochs 1 --batch-size 32 --lr 0.01 --tasks 3 --limit 200 "
+        "--rival ewc:30 --rival joint --fisher-images 9"
     )

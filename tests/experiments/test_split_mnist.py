@@ -18,9 +18,11 @@ def _layers(seed: int) -> list[nn.Linear]:
 def test_the_defaults_are_the_papers() -> None:
     assert EXPERIMENTS["split-mnist"] is SPLIT_MNIST
     assert SPLIT_MNIST.paper == Settings(
-        seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3, limit=None
+        seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3, tasks=5, limit=None, rivals=()
     )
     assert SPLIT_MNIST.multi_head
+    assert SPLIT_MNIST.fresh_optimizer
+    assert SPLIT_MNIST.most_tasks == 5
     assert SPLIT_MNIST.chance == 0.5
 
 
@@ -53,7 +55,14 @@ def test_the_weights_come_from_the_generator_alone() -> None:
 
 def test_the_stream_is_five_pairs_of_digits_with_all_their_images() -> None:
     tasks = stream()
-    assert tuple(task.name for task in tasks) == SPLIT_MNIST.task_names == ("0/1", "2/3", "4/5", "6/7", "8/9")
+    assert tuple(task.name for task in tasks) == SPLIT_MNIST.task_names(5) == ("0/1", "2/3", "4/5", "6/7", "8/9")
     assert [task.classes for task in tasks] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
     assert sum(len(task.train_targets) for task in tasks) == 60000
     assert sum(len(task.test_targets) for task in tasks) == 10000
+
+
+def test_fewer_tasks_are_the_first_of_them() -> None:
+    few, names = stream(tasks=2), SPLIT_MNIST.task_names(2)
+    assert tuple(task.name for task in few) == names == ("0/1", "2/3")
+    # The known number of images of the digits 2 and 3.
+    assert len(few[1].train_targets) == 5958 + 6131

@@ -85,7 +85,9 @@ def _ignore(message: Message) -> None:
 
 
 def _numbers(result: Result) -> list[object]:
-    return [(r.seed, r.c, r.accuracy, r.baseline, r.train_accuracy) for r in result.runs]
+    return [
+        (r.seed, r.method, r.c, r.accuracy, r.baseline, r.train_accuracy, r.final_train_accuracy) for r in result.runs
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")

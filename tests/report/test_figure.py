@@ -12,8 +12,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from synaptic_intelligence.report.figure import draw_figure, save_figure, svg_text
+from synaptic_intelligence.report.figure import draw_figure
+from synaptic_intelligence.report.style import save_figure, svg_text
 from synaptic_intelligence.result import Result
 
 
@@ -133,7 +135,98 @@ def test_everything_that_is_said_lies_inside_the_figure(make_result: Callable[..
     assert not warning.get_window_extent().overlaps(axis_label.get_window_extent())
 
 
-@pytest.mark.parametrize("changes", [{"unfinished": 2}, {"runs": []}, {"tasks": 1}, {"tasks": 40}])
+RIVALS = (("ewc", 30.0), ("sgd-dropout", None), ("scratch", None), ("joint", None))
+NAMES = {
+    "si": ["without synapses (c = 0)", "c = 1"],
+    "in turn": ["EWC, c = 30", "SGD with dropout", "each task from scratch"],
+    "at once": ["all tasks at once"],
+}
+
+
+def level(ax: Axes, name: str) -> Line2D:
+    (line,) = [line for line in ax.get_lines() if line.get_label() == name]
+    return line
+
+
+def test_all_tasks_at_once_is_a_level_line_at_its_mean(make_result: Callable[..., Result]) -> None:
+    figure = draw_figure(make_result(tasks=3, rivals=RIVALS, seeds=2))
+    # Seed 0 costs 1, 2 and 3 % on the three tasks, seed 1 twice as much.
+    for ax, mean in zip(figure.axes, (0.985, 0.97, 0.955, 0.97), strict=True):
+        line = level(ax, "all tasks at once")
+        assert np.asarray(line.get_ydata(), float).tolist() == pytest.approx([mean, mean])
+        assert line.get_linestyle() == "--"
+        # From one side of the panel to the other.
+        assert line.get_transform() == ax.get_yaxis_transform(which="grid")
+        assert list(np.asarray(line.get_xdata())) == [0, 1]
+        assert list(lines(ax)) == [*NAMES["si"], *NAMES["in turn"]]
+
+
+def test_every_rival_that_learns_in_turn_has_its_points(make_result: Callable[..., Result]) -> None:
+    figure = draw_figure(make_result(tasks=3, rivals=RIVALS, seeds=1))
+    for name in NAMES["in turn"]:
+        assert points(lines(figure.axes[0])[name]) == ([1, 2, 3], [1.0, 0.99, 0.98])
+        assert points(lines(figure.axes[2])[name]) == ([3], [1.0])
+        assert points(lines(figure.axes[3])[name]) == ([1, 2, 3], [1.0, 0.995, 0.99])
+
+
+def test_every_method_is_named_and_has_a_colour_of_its_own(make_result: Callable[..., Result]) -> None:
+    figure = draw_figure(make_result(rivals=RIVALS))
+    (legend,) = figure.legends
+    names = [name for kind in NAMES.values() for name in kind]
+    assert sorted(text.get_text() for text in legend.get_texts()) == sorted(names)
+    ax = figure.axes[0]
+    colors = [container.lines[0].get_color() for container in lines(ax).values() if container.lines[0]]
+    colors.append(level(ax, "all tasks at once").get_color())
+    assert len({matplotlib.colors.to_hex(color) for color in colors}) == 6
+
+
+@pytest.mark.parametrize(
+    ("title", "tasks", "strengths", "rivals"),
+    [
+        ("Split MNIST", 5, (0.0, 1.0), RIVALS),
+        ("Permuted MNIST", 10, (0.0, 0.01, 0.02, 0.1), RIVALS),
+        ("Permuted MNIST", 10, (0.0, 0.1), (RIVALS[1], RIVALS[3])),
+        ("Split CIFAR-10/CIFAR-100", 6, (0.0, 0.01, 0.1), RIVALS[2:3]),
+        ("Split CIFAR-10/CIFAR-100", 6, (0.0, 0.001, 0.01, 0.1), RIVALS[2:3]),
+        ("One task", 1, (0.0,), RIVALS),
+    ],
+)
+def test_the_legend_covers_nothing(
+    make_result: Callable[..., Result],
+    title: str,
+    tasks: int,
+    strengths: tuple[float, ...],
+    rivals: tuple[tuple[str, float | None], ...],
+) -> None:
+    figure = draw_figure(make_result(tasks=tasks, strengths=strengths, rivals=rivals, title=title))
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1 + 1
+    assert box.y1 <= figure.bbox.y1
+    written = [*figure.texts, *(ax.title for ax in figure.axes), *(text for ax in figure.axes for text in ax.texts)]
+    assert [text.get_text() for text in written if text.get_window_extent().overlaps(box) and text.get_text()] == []
+
+
+def test_the_last_averages_of_every_method_are_written(make_result: Callable[..., Result]) -> None:
+    figure = draw_figure(make_result(tasks=3, rivals=RIVALS, seeds=1))
+    values = [text.get_text() for text in figure.axes[-1].texts if text.get_text().startswith("0.")]
+    assert sorted(values) == ["0.900", "0.980", *["0.990"] * 4]
+
+
+def test_a_task_that_is_badly_learnt_at_once_is_still_in_its_panel(make_result: Callable[..., Result]) -> None:
+    result = make_result(tasks=2, rivals=(("joint", None),), seeds=1)
+    result.runs[-1].accuracy[0][:] = [0.9, 0.2]
+    ax = draw_figure(result).axes[1]
+    (low, high), y = ax.get_ylim(), np.asarray(level(ax, "all tasks at once").get_ydata(), float)[0]
+    assert y == pytest.approx(0.2)
+    assert low < y < high
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"unfinished": 2}, {"runs": []}, {"tasks": 1}, {"tasks": 40}, {"strengths": (), "rivals": RIVALS[3:]}],
+)
 def test_unusual_results_are_drawn(make_result: Callable[..., Result], changes: dict[str, object]) -> None:
     text = svg_text(draw_figure(make_result(seeds=1, **changes)))
     assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
@@ -144,7 +237,7 @@ def test_a_dollar_in_a_name_is_no_mathematics(make_result: Callable[..., Result]
 
 
 def test_files_are_an_svg_and_a_png_of_1800_pixels(make_result: Callable[..., Result], tmp_path: Path) -> None:
-    png, svg = save_figure(make_result(), tmp_path, "split-mnist")
+    png, svg = save_figure(draw_figure(make_result()), tmp_path, "split-mnist")
     assert (
         sorted(path.name for path in tmp_path.iterdir())
         == [png.name, svg.name]
@@ -158,7 +251,7 @@ def test_files_are_an_svg_and_a_png_of_1800_pixels(make_result: Callable[..., Re
 
 def test_a_missing_folder_is_an_error(make_result: Callable[..., Result], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        save_figure(make_result(), tmp_path / "missing")
+        save_figure(draw_figure(make_result()), tmp_path / "missing")
 
 
 def test_the_same_result_gives_the_same_bytes_whatever_the_user_has_set(
@@ -166,10 +259,10 @@ def test_the_same_result_gives_the_same_bytes_whatever_the_user_has_set(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    first = save_figure(make_result(), tmp_path / "a")
+    first = save_figure(draw_figure(make_result()), tmp_path / "a")
     with matplotlib.rc_context({"font.size": 20, "svg.hashsalt": "x", "axes.facecolor": "red", "savefig.dpi": 10}):
         before = dict(matplotlib.rcParams)
-        second = save_figure(make_result(), tmp_path / "b")
+        second = save_figure(draw_figure(make_result()), tmp_path / "b")
         assert dict(matplotlib.rcParams) == before
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert b"2025" not in first[1].read_bytes()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from synaptic_intelligence.report.figure import draw_figure
 from synaptic_intelligence.report.page import write_page
 from synaptic_intelligence.result import Result
 
@@ -59,14 +60,14 @@ class Page(HTMLParser):
 
 def written(result: Result, folder: Path) -> Page:
     path = folder / "index.html"
-    write_page(result, path)
+    write_page(result, draw_figure(result), path)
     return Page(path.read_text("utf-8"))
 
 
 def test_the_tables_hold_every_number(make_result: Callable[..., Result], tmp_path: Path) -> None:
     results, runs, settings, environment = written(make_result(tasks=2, seeds=2, unfinished=1), tmp_path).tables
     assert results == [
-        ["strength", "seeds", "0 or 1", "2 or 3", "average", "forgetting", "backward transfer"],
+        ["method", "seeds", "0 or 1", "2 or 3", "average", "forgetting", "backward transfer"],
         # Seeds 0.9 and 0.8: half the difference times t(0.975, 1) = 12.7062.
         [
             "without synapses (c = 0)",
@@ -80,14 +81,49 @@ def test_the_tables_hold_every_number(make_result: Callable[..., Result], tmp_pa
         ["c = 1", "1", "0.990", "1.000", "0.995", "0.010", "-0.010"],
     ]
     assert runs == [
-        ["c", "seed", "tasks learnt", "0 or 1", "2 or 3", "average", "seconds"],
-        ["0", "0", "2 of 2", "0.900", "1.000", "0.950", "4.0"],
-        ["0", "1", "2 of 2", "0.800", "1.000", "0.900", "4.0"],
-        ["1", "0", "2 of 2", "0.990", "1.000", "0.995", "4.0"],
-        ["1", "1", "1 of 2", "1.000", "-", "1.000", "2.0"],
+        ["method", "seed", "tasks learnt", "0 or 1", "2 or 3", "average", "seconds"],
+        ["without synapses (c = 0)", "0", "2 of 2", "0.900", "1.000", "0.950", "4.0"],
+        ["without synapses (c = 0)", "1", "2 of 2", "0.800", "1.000", "0.900", "4.0"],
+        ["c = 1", "0", "2 of 2", "0.990", "1.000", "0.995", "4.0"],
+        ["c = 1", "1", "1 of 2", "1.000", "-", "1.000", "2.0"],
     ]
     assert settings == [["batch size", "64"], ["hidden", "[256, 256]"], ["note", "<script>alert('settings')</script>"]]
     assert environment == [["torch", "2.13.0"], ["threads", "2"]]
+
+
+def test_every_method_stands_in_the_tables_by_name(make_result: Callable[..., Result], tmp_path: Path) -> None:
+    rivals = (("joint", None), ("ewc", 30.0), ("scratch", None), ("ewc", 4.0), ("sgd-dropout", None))
+    page = written(make_result(tasks=2, strengths=(1.0,), rivals=rivals, seeds=1), tmp_path)
+    results, runs, _, _ = page.tables
+    learnt_in_turn = ["0.990", "1.000", "0.995", "0.010", "-0.010"]
+    assert results[1:] == [
+        ["c = 1", "1", *learnt_in_turn],
+        ["all tasks at once", "1", "0.990", "0.980", "0.985", "-", "-"],
+        ["EWC, c = 30", "1", *learnt_in_turn],
+        ["each task from scratch", "1", *learnt_in_turn],
+        ["EWC, c = 4", "1", *learnt_in_turn],
+        ["SGD with dropout", "1", *learnt_in_turn],
+    ]
+    in_turn = ["0", "2 of 2", "0.990", "1.000", "0.995", "4.0"]
+    assert runs[1:] == [
+        ["c = 1", *in_turn],
+        ["EWC, c = 4", *in_turn],
+        ["EWC, c = 30", *in_turn],
+        # All tasks are learnt at the end of its only stage.
+        ["all tasks at once", "0", "2 of 2", "0.990", "0.980", "0.985", "2.0"],
+        ["each task from scratch", *in_turn],
+        ["SGD with dropout", *in_turn],
+    ]
+    label = str(next(attributes for tag, attributes in page.tags if tag == "figure")["aria-label"])
+    for name in ("c = 1: 0.995", "all tasks at once: 0.985", "EWC, c = 30: 0.995", "SGD with dropout: 0.995"):
+        assert name in label
+
+
+def test_all_tasks_at_once_before_its_end_has_learnt_none(make_result: Callable[..., Result], tmp_path: Path) -> None:
+    result = make_result(tasks=2, strengths=(1.0,), rivals=(("joint", None),), seeds=1, unfinished=1)
+    results, runs, *_ = written(result, tmp_path).tables
+    assert [row[0] for row in results[1:]] == ["c = 1"]
+    assert runs[-1] == ["all tasks at once", "0", "0 of 2", "-", "-", "-", "0.0"]
 
 
 def test_it_says_how_it_was_made_and_after_whom(make_result: Callable[..., Result], tmp_path: Path) -> None:
@@ -128,7 +164,7 @@ def test_it_can_be_read_without_eyes(make_result: Callable[..., Result], tmp_pat
     (figure,) = [attributes for tag, attributes in page.tags if tag == "figure"]
     assert figure["role"] == "img"
     # Seeds at c = 0: 0.8, 0.6 and (0 + 0.1 + 0.4 + 0.7 + 1) / 5 = 0.44, so s = 0.1804; t(0.975, 2) / sqrt(3) = 2.4841.
-    assert "the average is 0.613 ± 0.448 without synapses (c = 0), 0.960 ± 0.050 with c = 1." in str(
+    assert "Average after the last task: without synapses (c = 0): 0.613 ± 0.448; c = 1: 0.960 ± 0.050." in str(
         figure["aria-label"]
     )
     assert [tag for tag, _ in page.tags if tag == "caption"] == ["caption", "caption"]
@@ -160,7 +196,7 @@ def test_a_failure_leaves_the_old_page(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_page(make_result(), path)
+        write_page(make_result(), draw_figure(make_result()), path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

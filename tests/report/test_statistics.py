@@ -84,3 +84,37 @@ def test_one_task_has_no_forgetting(make_result: Callable[..., Result]) -> None:
     assert summary.forgetting is None
     assert summary.backward_transfer is None
     assert summary.average_curve[-1].mean == 1.0
+
+
+def test_rivals_come_after_the_synapses_in_the_order_of_their_runs(make_result: Callable[..., Result]) -> None:
+    rivals = (("joint", None), ("ewc", 30.0), ("scratch", None), ("ewc", 3.0), ("sgd-dropout", None))
+    summaries = summarize(make_result(strengths=(1.0, 0.0, 0.1), rivals=rivals))
+    assert [(s.method, s.c) for s in summaries] == [("si", 0.0), ("si", 0.1), ("si", 1.0), *rivals]
+    assert [s.seeds for s in summaries] == [3] * 8
+
+
+def test_all_tasks_at_once_have_no_course_and_forget_nothing_that_could_be_told(
+    make_result: Callable[..., Result],
+) -> None:
+    # Tasks cost 1, 2 and 3 % in seed 0, twice as much in seed 1: 0.985, 0.97 and 0.955 on average.
+    (joint,) = summarize(make_result(tasks=3, strengths=(), rivals=(("joint", None),), seeds=2))
+    assert [estimate.mean for estimate in joint.final] == pytest.approx([0.985, 0.97, 0.955])
+    assert joint.average.mean == pytest.approx(0.97)
+    # Seeds 0.98 and 0.96: half the difference times t(0.975, 1).
+    assert joint.average.half_width == pytest.approx(0.01 * math.tan(0.475 * math.pi), rel=1e-9)
+    assert (joint.curves, joint.average_curve) == ([], [])
+    assert (joint.forgetting, joint.backward_transfer) == (None, None)
+
+
+def test_the_average_is_that_after_the_last_task_for_every_method(make_result: Callable[..., Result]) -> None:
+    rivals = (("ewc", 30.0), ("sgd-dropout", None), ("scratch", None))
+    for summary in summarize(make_result(tasks=3, rivals=rivals)):
+        assert summary.average == summary.average_curve[-1]
+        assert summary.final == [curve[-1] for curve in summary.curves]
+
+
+def test_an_unfinished_rival_is_left_out(make_result: Callable[..., Result]) -> None:
+    # The last run is that of seed 1 of all tasks at once, which has no row before its end.
+    result = make_result(rivals=(("joint", None),), seeds=2, unfinished=1)
+    assert [(s.method, s.seeds) for s in summarize(result)] == [("si", 2), ("si", 2), ("joint", 1)]
+    assert result.runs[-1].accuracy == []

@@ -64,7 +64,7 @@ def test_one_seed_shows_no_interval(make_result: Callable[..., Result]) -> None:
 
 def test_strengths_of_one_seed_are_said_to_have_no_interval(make_result: Callable[..., Result]) -> None:
     text = markdown_table(make_result(seeds=2, unfinished=1))
-    assert "over 1 or 2 seeds. A strength with one seed has no interval." in text
+    assert "over 1 or 2 seeds. What has one seed has no interval." in text
     assert "no interval" not in markdown_table(make_result(seeds=2))
 
 
@@ -105,7 +105,7 @@ def test_one_task_shows_a_dash_for_forgetting(make_result: Callable[..., Result]
 def test_markdown_has_every_number(make_result: Callable[..., Result]) -> None:
     lines = markdown_table(make_result(tasks=2, seeds=2, strengths=(0.0,))).splitlines()
     assert lines == [
-        "| strength | seeds | 0 or 1 | 2 or 3 | average | forgetting | backward transfer |",
+        "| method | seeds | 0 or 1 | 2 or 3 | average | forgetting | backward transfer |",
         "| :-- | --: | --: | --: | --: | --: | --: |",
         # Seeds 0.9 and 0.8: half the difference times t(0.975, 1) = 12.7062.
         "| without synapses (c = 0) | 2 | 0.850 ± 0.635 | 1.000 ± 0.000 | 0.925 ± 0.318 | 0.150 ± 0.635 "
@@ -117,4 +117,36 @@ def test_markdown_has_every_number(make_result: Callable[..., Result]) -> None:
 
 def test_markdown_escapes_a_bar_in_a_name(make_result: Callable[..., Result]) -> None:
     header = markdown_table(make_result(tasks=2, task_names=["a|b", "c"])).splitlines()[0]
-    assert header == r"| strength | seeds | a\|b | c | average | forgetting | backward transfer |"
+    assert header == r"| method | seeds | a\|b | c | average | forgetting | backward transfer |"
+
+
+RIVALS = (("ewc", 30.0), ("sgd-dropout", None), ("scratch", None), ("joint", None), ("new one", None))
+
+
+def test_every_method_has_its_row_by_name(make_result: Callable[..., Result]) -> None:
+    lines = markdown_table(make_result(tasks=2, seeds=1, rivals=RIVALS)).splitlines()
+    assert lines[:9] == [
+        "| method | seeds | 0 or 1 | 2 or 3 | average | forgetting | backward transfer |",
+        "| :-- | --: | --: | --: | --: | --: | --: |",
+        "| without synapses (c = 0) | 1 | 0.900 | 1.000 | 0.950 | 0.100 | -0.100 |",
+        "| c = 1 | 1 | 0.990 | 1.000 | 0.995 | 0.010 | -0.010 |",
+        "| EWC, c = 30 | 1 | 0.990 | 1.000 | 0.995 | 0.010 | -0.010 |",
+        "| SGD with dropout | 1 | 0.990 | 1.000 | 0.995 | 0.010 | -0.010 |",
+        "| each task from scratch | 1 | 0.990 | 1.000 | 0.995 | 0.010 | -0.010 |",
+        # Learnt at once, nothing is forgotten.
+        "| all tasks at once | 1 | 0.990 | 0.980 | 0.985 | - | - |",
+        "| new one | 1 | 0.990 | 1.000 | 0.995 | 0.010 | -0.010 |",
+    ]
+
+
+@pytest.mark.parametrize("tasks", [5, 10])
+def test_every_method_fits_eighty_columns_uncut(make_result: Callable[..., Result], tasks: int) -> None:
+    text = rendered(make_result(tasks=tasks, rivals=RIVALS))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "…" not in text
+    header = next(line for line in text.splitlines() if line.startswith("method"))
+    column = " ".join(" ".join(line[: header.index(" seeds")] for line in text.splitlines()).split())
+    for name in ("without synapses (c = 0)", "c = 1", "EWC, c = 30", "SGD with dropout", "each task from scratch"):
+        assert name in column
+    assert "all tasks at once" in column
+    assert result_table(make_result(tasks=tasks, rivals=RIVALS)).row_count == 7

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,7 +153,7 @@ def _from_cache(source: _Source, part: str, path: Path) -> tuple[Tensor, Tensor]
     try:
         tensors = load(path.read_bytes())
         images, labels = tensors["images"], tensors["labels"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # safetensors and the system each have their own kinds
         images, labels, problem = torch.empty(0), torch.empty(0), str(error)
@@ -199,19 +199,35 @@ def _rows(source: _Source, part: str, files: dict[str, list[Path]] | None) -> It
     """Yield the rows of a part; an image is ``{"bytes": ..., "path": ...}``, not decoded yet."""
     missing = [package for package in ("datasets", "PIL") if find_spec(package) is None]
     if missing:
-        raise _error(source, f"{' and '.join(missing)} is not installed: pip install 'synaptic-intelligence[cifar]'")
-    import datasets
+        verb = "is" if len(missing) == 1 else "are"
+        raise _error(
+            source, f"{' and '.join(missing)} {verb} not installed: pip install 'synaptic-intelligence[cifar]'"
+        )
     from tqdm import tqdm
 
-    if files is None:
-        table = datasets.load_dataset(source.repository, split=part)
-    else:
-        names = [str(path) for path in files[part]]
-        # Streaming: no second copy of the user's files is made.
-        table = datasets.load_dataset("parquet", data_files={part: names}, split=part, streaming=True)
-    table = table.select_columns(["img", source.label]).cast_column("img", datasets.Image(decode=False))
+    rows = _from_hub(source, part) if files is None else _from_files(source, files[part])
     # disable=None: no bar where stderr is no terminal.
-    yield from tqdm(table, desc=f"decoding {source.name}, {part}", unit=" images", disable=None)
+    yield from tqdm(rows, desc=f"decoding {source.name}, {part}", unit=" images", disable=None)
+
+
+def _from_hub(source: _Source, part: str) -> Iterable[dict[str, Any]]:
+    import datasets
+
+    table = datasets.load_dataset(source.repository, split=part)
+    rows: Iterable[dict[str, Any]] = table.select_columns(["img", source.label]).cast_column(
+        "img", datasets.Image(decode=False)
+    )
+    return rows
+
+
+def _from_files(source: _Source, files: list[Path]) -> Iterator[dict[str, Any]]:
+    # Not through load_dataset, which needs a folder to write to, even to read.
+    from pyarrow.parquet import ParquetFile
+
+    for path in files:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["img", source.label]):
+                yield from batch.to_pylist()
 
 
 def _example(label: int, image: dict[str, Any], number: int) -> tuple[bytes, int, bytes]:

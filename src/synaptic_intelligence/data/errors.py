@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import final
 
+
+@final
 class DataError(ValueError):
     """A data file is missing, damaged or not the right one; the message names it and says how to provide it.
 

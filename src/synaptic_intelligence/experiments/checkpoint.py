@@ -49,6 +49,7 @@ def checkpoint_path(folder: Path, job: Job) -> Path:
     """Return where the checkpoint of ``job`` lies.
 
     Example:
+        >>> from synaptic_intelligence.experiments.method import Method
         >>> checkpoint_path(Path("checkpoints"), Job(seed=3, method=Method("si", 0.5))).name
         'seed-3-c-0.5.pt'
     """
@@ -73,6 +74,17 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def load_checked(path: Path) -> dict[str, Any]:
+    """Return what ``torch.save`` has written, on the CPU; a file that is damaged anywhere raises an error."""
+    # torch.load does not look at the checksums that torch.save has written.
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of its part {damaged} is wrong")
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
 def read_checkpoint(path: Path) -> Checkpoint | None:
     """Return the checkpoint, on the CPU, or None where there is no file.
 
@@ -80,12 +92,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         CheckpointError: the file is damaged or holds something else.
     """
     try:
-        # torch.load does not look at the checksums that torch.save has written.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"the checksum of its part {damaged} is wrong")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_checked(path)
         return Checkpoint(**{**content, "record": Record(**content["record"])})
     except FileNotFoundError:
         return None

@@ -28,6 +28,7 @@ from synaptic_intelligence.experiments.plan import (
     Plan,
     Record,
     TaskDone,
+    taken_over,
 )
 from synaptic_intelligence.importance import Fisher
 from synaptic_intelligence.result import AT_ONCE
@@ -117,11 +118,10 @@ class _Trainer:
             optimizer.load_state_dict(start.optimizer)
         synapses = _synapses(plan, method, model, optimizer)
         record = Record(baseline=_test(plan, model, stream)) if start is None else start.record
-        if method.name != "si":
-            record = replace(record, path_correlation={})  # that of the shared first task
+        branches = start is not None and job.needs is not None and start.task == 1 and start.epoch == 0
+        record = taken_over(record, method) if branches else record
         trainer = cls(plan, job, stream, model, optimizer, synapses, order, record)
         if start is not None and synapses is not None:
-            branches = job.needs is not None and start.task == 1 and start.epoch == 0
             if method.name == "si":
                 synapses.load_state_dict({**start.synapses, "c": synapses.c})
             elif branches:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from synaptic_intelligence.atomic import replacing
-from synaptic_intelligence.experiments.checkpoint import checkpoint_path
+from synaptic_intelligence.experiments.checkpoint import CheckpointError, checkpoint_path, load_checked
 from synaptic_intelligence.experiments.plan import Job
 
 
@@ -26,13 +26,16 @@ def compare_paths(
         path: the path integral of each parameter; only weight matrices are compared.
         before: the correlations of the tasks before this one, by weight matrix.
 
+    Raises:
+        CheckpointError: the path integral of an earlier task is damaged or missing.
+
     Source: Zenke et al. 2017, figure 5.
     """
     weights = {name: values.to("cpu") for name, values in path.items() if values.ndim > 1}
     _keep(weights, _path_file(folder, job, task))
     rows: dict[str, list[float]] = {name: [] for name in weights}
     for other in range(task):
-        earlier = torch.load(_path_file(folder, job, other), weights_only=True)
+        earlier = _read(folder, job, other)
         for name, values in weights.items():
             rows[name].append(correlation(values, earlier[name]))
     return {name: [*before.get(name, []), [*row, 1.0]] for name, row in rows.items()}
@@ -50,9 +53,23 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return max(-1.0, min(1.0, float(a @ b) / scale)) if scale > 0 else 0.0
 
 
+def _trained_by(job: Job, task: int) -> Job:
+    return job.needs if task == 0 and job.needs is not None else job
+
+
 def _path_file(folder: Path, job: Job, task: int) -> Path:
-    trained_by = job.needs if task == 0 and job.needs is not None else job
-    return checkpoint_path(folder, trained_by).with_suffix(f".path-{task}.pt")
+    return checkpoint_path(folder, _trained_by(job, task)).with_suffix(f".path-{task}.pt")
+
+
+def _read(folder: Path, job: Job, task: int) -> dict[str, Tensor]:
+    path, checkpoint = _path_file(folder, job, task), checkpoint_path(folder, _trained_by(job, task))
+    try:
+        return load_checked(path)
+    except Exception as error:  # zipfile, zlib, torch and pickle each have their own kinds for a damaged file
+        raise CheckpointError(
+            f"the path integral {path} cannot be read: {str(error).splitlines()[0]}. Delete it and {checkpoint.name}, "
+            "then resume: what they held is trained again, with the same numbers, and all else is kept"
+        ) from error
 
 
 def _keep(weights: dict[str, Tensor], path: Path) -> None:

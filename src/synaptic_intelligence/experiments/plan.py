@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
 
@@ -89,6 +89,18 @@ class Record:
     final_train_accuracy: list[float] = field(default_factory=list)
     task_seconds: list[float] = field(default_factory=list)
     path_correlation: dict[str, list[list[float]]] = field(default_factory=dict)
+
+
+def taken_over(record: Record, method: Method) -> Record:
+    """Return what a method takes over from the record of the shared first task.
+
+    From scratch the networks of later tasks are untrained still; and paths are compared for synapses alone.
+    """
+    if method.name == "si":
+        return record
+    if method.name == "scratch":
+        record = replace(record, accuracy=[[record.accuracy[0][0], *record.baseline[1:]]])
+    return replace(record, path_correlation={})
 
 
 @final

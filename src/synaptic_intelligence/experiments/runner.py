@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import torch
 
 from synaptic_intelligence.experiments.folder import clear_checkpoints
-from synaptic_intelligence.experiments.plan import Job, Message, Plan, Record, TaskDone
+from synaptic_intelligence.experiments.plan import Job, Message, Plan, Record, TaskDone, taken_over
 from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.experiments.workers import JobError, run_here, run_in_workers
 from synaptic_intelligence.result import Result, Run, write_result
@@ -83,8 +83,11 @@ def _runs(plan: Plan, records: dict[Job, Record]) -> list[Run]:
     """Every run that has learnt a task; where its own job has not, that is the seed's first."""
     runs = []
     for job in (Job(seed, method) for seed in plan.settings.all_seeds for method in plan.settings.methods):
-        record = records.get(job) or (records.get(job.needs) if job.needs else None)
-        if record is not None and record.accuracy and job.method is not None:
+        assert job.method is not None
+        record = records.get(job)
+        if record is None and job.needs in records:
+            record = taken_over(records[job.needs], job.method)
+        if record is not None and record.accuracy:
             # From scratch it grows with each task; the result has it when all are there.
             final = record.final_train_accuracy if len(record.accuracy) == plan.stages(job).stop else []
             measured = {**asdict(record), "final_train_accuracy": final}

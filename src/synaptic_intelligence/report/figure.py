@@ -39,8 +39,10 @@ def draw_figure(result: Result) -> Figure:
         summaries = summarize(result)
         tasks = len(result.task_names) if len(result.task_names) <= _MOST_PANELS else 1
         bottom = _AXIS + footer_height(warnings(result))
-        # More entries than four take two lines, for which there is room only below the words at the left.
-        legend, header = (0.03, _HEADER) if len(summaries) <= 4 else (0.5, _HEADER + 0.5)
+        names = [method_name(s.method, s.c) for s in summaries]
+        # Beside the title if there is room, else below it, in as many lines of four as it takes.
+        beside = len(names) <= 4 and len(result.title) + sum(len(name) + 7 for name in names) < 90
+        legend, header = (0.03, _HEADER) if beside else (0.5, _HEADER + 0.26 * math.ceil(len(names) / 4))
         height = header + (2.0 if tasks > 1 else 2.6) + bottom
         figure = Figure(figsize=(_WIDTH, height))
         figure.subplots_adjust(0.55 / _WIDTH, bottom / height, 1 - 0.45 / _WIDTH, 1 - header / height, wspace=0.14)
@@ -50,16 +52,15 @@ def draw_figure(result: Result) -> Figure:
             _lines(ax, j + 1, summaries, [s.curves[j] if s.curves else [s.final[j]] for s in summaries])
         _titles(average, "average", "of the tasks learnt")
         _lines(average, 1, summaries, [s.average_curve or [s.average] for s in summaries])
-        _limits(
-            figure.axes,
-            result,
-            [curve for s in summaries for curve in [*s.curves[:tasks], s.average_curve, [s.average]]],
-        )
+        shown = [curve for s in summaries for curve in [*s.curves[:tasks], s.average_curve, [s.average]]]
+        _limits(figure.axes, result, [*shown, *(s.final[:tasks] for s in summaries if not s.curves)])
         _end_values(average, 10 / 72 / (height - header - bottom), summaries)
         figure.axes[0].set_ylabel("test accuracy")
         figure.supxlabel("tasks learnt", y=(bottom - _AXIS + 0.06) / height, va="bottom", size=9)
         inscribe(figure, result.title, numbers_shown(summaries), warnings(result))
-        figure.legend(*average.get_legend_handles_labels(), bbox_to_anchor=(1, 1 - legend / height), ncols=4)
+        # By name, as matplotlib has level lines first.
+        handles = dict(zip(*reversed(average.get_legend_handles_labels()), strict=True))
+        figure.legend([handles[name] for name in names], names, bbox_to_anchor=(1, 1 - legend / height), ncols=4)
     return figure
 
 

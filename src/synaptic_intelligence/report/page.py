@@ -63,7 +63,7 @@ def _order(run: Run) -> tuple[bool, str, float, int]:
 def _in_words(result: Result) -> str:
     """Say what the figure shows, for those who cannot see it."""
     ends = [f"{method_name(s.method, s.c)}: {s.average}" for s in summarize(result)]
-    found = f" After the last task the average is, {'; '.join(ends)}." if ends else ""
+    found = f" Average after the last task: {'; '.join(ends)}." if ends else ""
     return f"Charts of the accuracy on the tasks.{found}"
 
 

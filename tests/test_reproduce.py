@@ -1,0 +1,196 @@
+"""``synaptic reproduce``: every experiment in its quick form, end to end, then the page."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from synaptic_intelligence.cli.app import app
+from synaptic_intelligence.cli.reproducing import default_names
+from synaptic_intelligence.data import load_cifar10
+from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES, split_cifar, split_cifar10
+from synaptic_intelligence.paper.sections import SECTIONS
+from synaptic_intelligence.tasks import Task
+
+
+class Outcome:
+    def __init__(self, *words: str | Path) -> None:
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        self.code, self.out, self.error = done.exit_code, done.stdout, done.stderr
+
+
+def _noise(name: str, classes: int) -> Task:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (60 * classes, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(60 * classes) % classes
+    return Task(name, pixels, labels, pixels[:500], labels[:500], tuple(range(classes)))
+
+
+@pytest.fixture(scope="module")
+def cifar() -> Iterator[None]:
+    """The real CIFAR where SYNAPTIC_DATA_DIR has it, else noise in its shape: what is tested is that all works."""
+    patch = pytest.MonkeyPatch()
+    if not (Path(os.environ.get("SYNAPTIC_DATA_DIR") or "/nowhere") / "cifar10").is_dir():
+        for module in (split_cifar, split_cifar10):
+            patch.setattr(module, "load_cifar10", lambda folder: _noise("CIFAR-10", 10))
+        patch.setattr(split_cifar, "load_cifar100", lambda folder: _noise("CIFAR-100", 50))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def out(cifar: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reproduce") / "all"
+    outcome = Outcome("reproduce", "--quick", "--workers", "1", "--out", folder)
+    assert (outcome.code, outcome.error) == (0, "")
+    (folder / "printed.txt").write_text(outcome.out, "utf-8")
+    return folder
+
+
+def test_every_experiment_leaves_its_outcome(out: Path) -> None:
+    """All but the correlations between tasks, whose runs are those of permuted MNIST."""
+    made = {path.parent.name for path in (*out.glob("*/result.json"), *out.glob("*/findings.json"))}
+    assert made == {*EXPERIMENTS, *STUDIES} - {"task-correlations"}
+    assert len(default_names()) == len(made)
+
+
+def test_each_says_on_every_output_that_it_is_not_the_protocol(out: Path) -> None:
+    printed = (out / "printed.txt").read_text("utf-8")
+    for name in default_names():
+        file = next(file for file in (out / name / "result.json", out / name / "findings.json") if file.exists())
+        assert json.loads(file.read_text("utf-8"))["deviations"], name
+        part = printed.partition(f"] {name}\n")[2].partition("\n[")[0]
+        assert re.search(r"^Not the (paper's protocol|study as it is meant): ", part, re.MULTILINE), name
+        assert (out / name / "figure.svg").exists()
+    page = (out / "paper.md").read_text("utf-8")
+    assert "are not the paper's protocol" in page
+    assert "full protocol" not in page
+
+
+def test_the_page_shows_all_of_them(out: Path) -> None:
+    page = (out / "paper.md").read_text("utf-8")
+    assert "ot run yet" not in page
+    for figure in re.findall(r"\]\((figures/[\w-]+\.svg)\)", page):
+        assert (out / figure).exists()
+    for file in re.findall(r"\]\(([\w-]+/(?:result|findings)\.json)\)", page):
+        assert (out / file).exists()
+    assert len(set(re.findall(r"\]\((figures/[\w-]+\.svg)\)", page))) == len(SECTIONS)
+
+
+def test_what_is_done_is_not_done_again(out: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in (*out.glob("*/result.json"), *out.glob("*/findings.json"))}
+    page = (out / "paper.md").read_text("utf-8")
+    outcome = Outcome("reproduce", "--quick", "--workers", "1", "--out", out)
+    assert (outcome.code, outcome.error) == (0, "")
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert (out / "paper.md").read_text("utf-8") == page
+
+
+def test_correlations_can_be_run_alone(tmp_path: Path) -> None:
+    outcome = Outcome("run", "task-correlations", "--quick", "--workers", "1", "--out", tmp_path / "run")
+    assert outcome.code == 0
+    runs = json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))["runs"]
+    assert [len(run["path_correlation"]) for run in runs] == [3, 3]
+
+
+def test_data_that_is_missing_stops_one_experiment_and_not_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The reader itself, also where the other tests do without it.
+    monkeypatch.setattr(split_cifar10, "load_cifar10", load_cifar10)
+    outcome = Outcome(
+        *("reproduce", "--quick", "--data-dir", tmp_path, "--out", tmp_path / "all"),
+        *("--only", "split-cifar10", "--only", "toy"),
+    )
+    assert outcome.code == 1
+    assert "CIFAR-10 cannot be loaded: there is no " in outcome.error
+    assert outcome.error.endswith("not all of it could be run: split-cifar10; why is said above\n")
+    assert (tmp_path / "all" / "toy" / "findings.json").exists()
+    assert "split-cifar10: not run yet" in (tmp_path / "all" / "paper.md").read_text("utf-8")
+
+
+def test_other_settings_than_those_that_are_there_are_refused(out: Path) -> None:
+    outcome = Outcome("reproduce", "--quick", "--seeds", "2", "--out", out, "--only", "split-mnist")
+    assert outcome.code == 1
+    assert "seeds was 1 and is 2" in outcome.error
+
+
+def test_an_unknown_experiment_is_refused() -> None:
+    outcome = Outcome("reproduce", "--only", "split-mnst")
+    assert (outcome.code, outcome.error) == (
+        2,
+        "synaptic: there is no experiment 'split-mnst'; did you mean split-mnist?\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--xi", "1"], "--xi: importance-measures takes --seeds, --quick, --threads and the folders alone"),
+        (["--rival", "none"], "--rival: importance-measures takes"),
+        (["--resume"], "--resume: importance-measures takes"),
+        (["--device", "cuda"], "--device: importance-measures takes"),
+        (["--seeds", "0"], "seeds must be 1 or more, not 0"),
+    ],
+)
+def test_a_study_refuses_what_it_does_not_have(words: list[str], reason: str) -> None:
+    outcome = Outcome("run", "importance-measures", *words)
+    assert outcome.code == 2
+    assert outcome.error.startswith(f"synaptic: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["split-cifar", "--tasks", "7"], "--tasks must be at most 6 in split-cifar, not 7"),
+        (["split-cifar", "--rival", "joint"], "--rival joint makes no sense in split-cifar; there are: scratch"),
+        (["split-mnist", "--rival", "scratch"], "--rival scratch makes no sense in split-mnist; it has none"),
+        (["permuted-mnist", "--rival", "ewc"], "rivals: ewc needs a positive strength, as in 'ewc:100', not 'ewc'"),
+        (["permuted-mnist", "--rival", "magic"], "rivals must be some of ewc, "),
+    ],
+)
+def test_rivals_and_tasks_that_make_no_sense_are_refused(words: list[str], reason: str) -> None:
+    outcome = Outcome("run", *words)
+    assert outcome.code == 2
+    assert outcome.error.startswith(f"synaptic: {reason}")
+
+
+def test_findings_are_not_overwritten_by_mistake_and_can_be_reported_again(out: Path, tmp_path: Path) -> None:
+    folder = out / "importance-measures"
+    refused = Outcome("run", "importance-measures", "--quick", "--out", folder)
+    assert refused.code == 2
+    assert "holds findings already. Replace them with --overwrite" in refused.error
+    shown = Outcome("report", folder, "--out", tmp_path)
+    assert shown.code == 0
+    assert "rank correlation of omega and MAS" in shown.out
+    assert (tmp_path / "figure.svg").read_text("utf-8") == (folder / "figure.svg").read_text("utf-8")
+
+
+def test_findings_of_a_study_that_is_not_known_are_refused(out: Path, tmp_path: Path) -> None:
+    document = json.loads((out / "importance-measures" / "findings.json").read_text("utf-8"))
+    (tmp_path / "findings.json").write_text(json.dumps({**document, "experiment": "other"}), "utf-8")
+    outcome = Outcome("report", tmp_path)
+    assert outcome.code == 2
+    assert "has no study 'other'" in outcome.error
+
+
+def test_the_quick_forms_differ_from_the_paper_in_size_alone() -> None:
+    for experiment in EXPERIMENTS.values():
+        quick = experiment.quick
+        same = replace(
+            quick, seeds=5, c=(0.0,), epochs=1, batch_size=1, tasks=1, limit=None, rivals=(), fisher_images=1
+        )
+        paper = replace(
+            experiment.paper, seeds=5, c=(0.0,), epochs=1, batch_size=1, tasks=1, limit=None, rivals=(), fisher_images=1
+        )
+        assert same == paper
