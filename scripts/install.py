@@ -1,8 +1,8 @@
 """Make the environment that `make` works in: `python scripts/install.py .venv`.
 
-Installs the project (editable) with its extras `experiments`, `cifar` and `dev`, at the versions in constraints.txt. A torch
-that the environment already holds is kept if pyproject.toml allows it, so that you can bring a CPU or a CUDA build
-of your own. Where packages come from is pip's own configuration. Needs nothing but Python and its venv module.
+Installs the project (editable) with its extras `experiments`, `cifar` and `dev`, at the versions in constraints.txt.
+A torch that the environment already holds is kept if pyproject.toml allows it, so that you can bring a CPU or a CUDA
+build of your own. Where packages come from is pip's own configuration. Needs nothing but Python and its venv module.
 """
 
 from __future__ import annotations

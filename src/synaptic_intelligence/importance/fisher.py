@@ -153,8 +153,11 @@ def _weighted(gradients: Tensor, weight: Tensor) -> Tensor:
     """Return ``sum_i weight_i * gradients_i ** 2``, float32 or wider."""
     wide = _wide(gradients)
     # A label without probability counts for nothing, also where its loss is infinite and has no gradient.
-    nothing = (weight == 0).reshape(-1, *[1] * (gradients.ndim - 1))
-    return torch.einsum("n,n...->...", weight.to(wide), gradients.masked_fill(nothing, 0).to(wide).square())
+    counts = weight != 0
+    if not bool(counts.all()):
+        gradients, weight = gradients[counts], weight[counts]
+    # One copy of the gradients and no more: they are samples times parameters, and memory is what takes time.
+    return torch.tensordot(weight.to(wide), gradients.to(wide).square(), dims=1)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -62,7 +62,7 @@ def draw_measures(findings: Findings) -> Figure:
             panel.tick_params(labelsize=7)
             panel.minorticks_off()
             for axis in (panel.xaxis, panel.yaxis):
-                axis.set_major_locator(LogLocator(numticks=4))
+                axis.set_major_locator(LogLocator(numticks=3))
                 axis.set_major_formatter(StrMethodFormatter("{x:.0e}"))
             if k % 2 == 0:
                 panel.set_ylabel("omega", size=8)
@@ -77,13 +77,13 @@ def draw_measures(findings: Findings) -> Figure:
 
 
 def measure_rows(findings: Findings) -> list[Row]:
-    """Return how alike omega and each other measure are, and the check of Hessian against Fisher information."""
+    """Return how alike path, omega and each other measure are, and the check of Hessian against Fisher information."""
     numbers: Any = findings.numbers
     found = rank_correlations(findings, "all weights")
     rows = [
-        Row(f"rank correlation of omega and {b}", "-", str(estimate))
+        Row(f"rank correlation of {a} and {b}", "-", str(estimate))
         for (a, b), estimate in found.items()
-        if a == "omega" and b != "omega"
+        if a in ("omega", "path") and b not in ("omega", a)
     ]
     worst = max(numbers["fisher_against_hessian"])
     return [

@@ -86,7 +86,7 @@ def write_paper(
 
 
 def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple[Path, Outcome]]]) -> str:
-    lines = ["| | | paper | ours | outside by | |", "| :-- | :-- | --: | --: | --: | :-- |"]
+    lines = ["| | | paper | ours | outside by | how |", "| :-- | :-- | --: | --: | --: | :-- |"]
     for name, section in sections.items():
         main = outcomes.get(name, [])[:1]
         if not main:
@@ -95,7 +95,9 @@ def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple
             protocol = "shorter than the protocol" if outcome.deviations else "full protocol"
             if isinstance(outcome, Result) and not outcome.complete:
                 protocol += f", {len(outcome.complete_runs)} of {outcome.planned_runs} runs"
-            for number, row in enumerate(section.rows(outcome)):
+            rows = section.rows(outcome)
+            # Here what the paper has a number for; the rest is told in its section.
+            for number, row in enumerate([row for row in rows if row.paper != "-"] or rows[:1]):
                 cells = ["" if number else section.place, row.what, row.paper, row.ours, row.difference, protocol]
                 lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
