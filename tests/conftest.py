@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import hypothesis
@@ -13,6 +14,9 @@ hypothesis.settings.register_profile("same-everywhere", derandomize=True, deadli
 hypothesis.settings.load_profile("same-everywhere")
 
 torch.set_num_threads(1)
+
+# The user's own data is no part of a test. Where the real CIFAR lies, SYNAPTIC_TEST_DATA_DIR tells those that can use it.
+os.environ.pop("SYNAPTIC_DATA_DIR", None)
 
 
 @pytest.fixture(autouse=True)

@@ -38,9 +38,12 @@ def _noise(name: str, classes: int) -> Task:
 
 @pytest.fixture(scope="module")
 def cifar() -> Iterator[None]:
-    """The real CIFAR where SYNAPTIC_DATA_DIR has it, else noise in its shape: what is tested is that all works."""
+    """The real CIFAR where SYNAPTIC_TEST_DATA_DIR has it, else noise in its shape: what is tested is that all works."""
     patch = pytest.MonkeyPatch()
-    if not (Path(os.environ.get("SYNAPTIC_DATA_DIR") or "/nowhere") / "cifar10").is_dir():
+    real = os.environ.get("SYNAPTIC_TEST_DATA_DIR")
+    if real and (Path(real) / "cifar10").is_dir():
+        patch.setenv("SYNAPTIC_DATA_DIR", real)
+    else:
         for module in (split_cifar, split_cifar10):
             patch.setattr(module, "load_cifar10", lambda folder: _noise("CIFAR-10", 10))
         patch.setattr(split_cifar, "load_cifar100", lambda folder: _noise("CIFAR-100", 50))

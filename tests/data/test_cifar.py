@@ -486,7 +486,7 @@ def test_a_hub_that_cannot_be_reached_is_named(ten: Parts, monkeypatch: pytest.M
     _assert_says_what_to_do(str(caught.value))
 
 
-REAL = Path(os.environ.get("SYNAPTIC_DATA_DIR") or "nowhere").expanduser()
+REAL = Path(os.environ.get("SYNAPTIC_TEST_DATA_DIR") or "nowhere").expanduser()
 
 
 @pytest.mark.parametrize(("load", "name", "classes"), [(load_cifar10, "cifar10", 10), (load_cifar100, "cifar100", 50)])
@@ -494,7 +494,7 @@ def test_the_real_files_hold_all_of_cifar(
     load: Callable[[Path], Task], name: str, classes: int, no_decoder: Callable[[], None]
 ) -> None:
     if not (REAL / name).is_dir():
-        pytest.skip(f"SYNAPTIC_DATA_DIR names no folder that holds {name}/")
+        pytest.skip(f"SYNAPTIC_TEST_DATA_DIR names no folder that holds {name}/")
     first = load(REAL)
     each = 50_000 // 10 if name == "cifar10" else 50_000 // 100
     assert first.classes == tuple(range(classes))

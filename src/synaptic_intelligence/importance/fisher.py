@@ -157,7 +157,8 @@ def _weighted(gradients: Tensor, weight: Tensor) -> Tensor:
     if not bool(counts.all()):
         gradients, weight = gradients[counts], weight[counts]
     # One copy of the gradients and no more: they are samples times parameters, and memory is what takes time.
-    return torch.tensordot(weight.to(wide), gradients.to(wide).square(), dims=1)
+    total: Tensor = torch.tensordot(weight.to(wide), gradients.to(wide).square(), dims=1)
+    return total
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
