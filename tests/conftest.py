@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("same-everywhere")
 
 torch.set_num_threads(1)
 
-# The user's own data is no part of a test; SYNAPTIC_TEST_DATA_DIR tells those that can use it where the real CIFAR lies.
+# The user's own data is no part of a test. SYNAPTIC_TEST_DATA_DIR says where the real CIFAR lies.
 os.environ.pop("SYNAPTIC_DATA_DIR", None)
 
 
