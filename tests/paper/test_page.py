@@ -80,7 +80,7 @@ def test_correlations_come_from_permuted_mnist_until_they_have_runs_of_their_own
     page, *_ = write_paper(SECTIONS, results, tmp_path, results="")
     section = page.read_text("utf-8").partition("## Figure 5")[2].partition("## ")[0]
     assert "permuted-mnist.json" in section
-    assert "| second layer, c = 0.1 | lower than without | 0.250 |" in section
+    assert "| second layer, c = 0.1 | - | 0.250 |" in section
 
 
 def test_what_is_missing_is_said_with_its_command(tmp_path: Path) -> None:

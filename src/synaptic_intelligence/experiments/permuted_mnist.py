@@ -37,7 +37,7 @@ PAPER = Settings(
     tasks=10,
     rivals=("ewc:100", "sgd-dropout", "joint"),
 )
-"""The settings of the paper and of its authors' code; the strength of EWC is the best of a search (docs/paper.md)."""
+"""The settings of the paper and of its authors' code. The strength of EWC is a first guess, not searched for yet."""
 
 
 def network(generator: torch.Generator) -> nn.Module:

@@ -3,7 +3,7 @@
     synaptic run task-correlations
 
 The runs are those of permuted-mnist, without synapses and with c = 0.1: their path integrals are compared task by task.
-Expect, with consolidation, a weaker correlation between tasks in the second layer than without.
+The paper reads from it a weaker correlation between tasks in the second layer with consolidation than without.
 """
 
 from __future__ import annotations

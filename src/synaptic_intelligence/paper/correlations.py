@@ -111,6 +111,7 @@ def correlation_rows(result: Result) -> list[Row]:
         for i, (name, estimate) in enumerate(zip(names, layers, strict=True)):
             change = estimate.mean - without[i].mean if without is not None and key[1] else None
             told = "" if change is None else f" ({change:+z.3f} to c = 0)"
-            claim = "lower than without" if key[1] and i == 1 else "-"
+            # A claim about two numbers needs both of them.
+            claim = "lower than without" if change is not None and i == 1 else "-"
             rows.append(Row(f"{name}, {method_name(*key)}", claim, f"{estimate}{told}"))
     return rows
