@@ -126,6 +126,9 @@ def test_other_settings_than_those_that_are_there_are_refused(out: Path) -> None
     outcome = Outcome("reproduce", "--quick", "--seeds", "2", "--out", out, "--only", "split-mnist")
     assert outcome.code == 1
     assert "seeds was 1 and is 2" in outcome.error
+    of_a_study = Outcome("reproduce", "--quick", "--seeds", "2", "--out", out, "--only", "importance-measures")
+    assert of_a_study.code == 1
+    assert "importance-measures/findings.json was made with other settings" in of_a_study.error
 
 
 def test_an_unknown_experiment_is_refused() -> None:

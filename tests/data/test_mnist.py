@@ -162,3 +162,11 @@ def test_a_chosen_folder_without_mnist_is_not_replaced_by_the_bundled_copy(
     monkeypatch.setenv("SYNAPTIC_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError, match="SYNAPTIC_DATA_DIR"):
         load_mnist()
+
+
+def test_a_folder_of_cifar_alone_leaves_mnist_to_the_package(tmp_path: Path) -> None:
+    (tmp_path / "cifar10").mkdir()
+    assert len(load_mnist(tmp_path).train_targets) == 60_000
+    (tmp_path / "train-images-idx3-ubyte.gz").touch()  # but what claims to be MNIST is read
+    with pytest.raises(DataError, match="train-images"):
+        load_mnist(tmp_path)

@@ -8,11 +8,13 @@ from typing import Any, final
 
 import typer
 
-from synaptic_intelligence.cli.refusal import refusing
+from synaptic_intelligence.cli.refusal import refuse, refusing
 from synaptic_intelligence.cli.studying import StudyRequest, study
 from synaptic_intelligence.cli.training import Request, train
 from synaptic_intelligence.document import ResultError
 from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES, Experiment, Study
+from synaptic_intelligence.experiments.study import settings_as_json
+from synaptic_intelligence.findings import read_findings
 
 
 @final
@@ -75,11 +77,15 @@ def _run(asked: Reproduction, name: str) -> None:
     folder, file = asked.out / name, _outcome(asked.out / name, name)
     changes: dict[str, Any] = {} if asked.seeds is None else {"seeds": asked.seeds}
     if isinstance(experiment, Study):
-        if file.exists():
-            print(f"{file} is there already.")
-            return
         chosen: Any = experiment.quick if asked.quick else experiment.settings
         settings = replace(chosen, **changes)
+        if file.exists():
+            with refusing(ResultError, OSError):
+                found = read_findings(file)
+            if found.settings != settings_as_json(settings):
+                refuse(f"{file} was made with other settings: reproduce elsewhere with --out, or remove it")
+            print(f"{file} is there already.")
+            return
         study(StudyRequest(experiment, settings, asked.quick, asked.threads, asked.data_dir, folder, overwrite=False))
         return
     with refusing(ValueError):

@@ -33,8 +33,8 @@ def load_mnist(data_dir: Path | str | None = None) -> Task:
     The inputs are uint8 of shape ``[N, 784]``: 28 x 28 pixels row by row, 0 (background) to 255 (ink). The
     files are read from ``data_dir``, else from the folder that the environment variable ``SYNAPTIC_DATA_DIR``
     names, else from the package itself. The folder holds the four gzip files, or a folder ``mnist`` that
-    does. Each file's MD5 is checked on every load, against damage and mix-ups; the whole takes about half a
-    second.
+    does; where it holds CIFAR alone, MNIST comes from the package. Each file's MD5 is checked on every load,
+    against damage and mix-ups; the whole takes about half a second.
 
     Raises:
         DataError: a file is missing, damaged or another file than MNIST's; the message names it.
@@ -57,7 +57,11 @@ def _folder(data_dir: Path | str | None) -> Path:
     if data_dir is None:
         return _BUNDLED
     folder = Path(data_dir).expanduser()
-    return folder / "mnist" if (folder / "mnist").is_dir() else folder
+    if (folder / "mnist").is_dir():
+        return folder / "mnist"
+    # A folder of CIFAR alone says nothing of MNIST.
+    of_cifar = any((folder / name).is_dir() for name in ("cifar10", "cifar100"))
+    return _BUNDLED if of_cifar and not any((folder / name).exists() for name in _MD5) else folder
 
 
 def _read_idx(path: Path) -> Tensor:

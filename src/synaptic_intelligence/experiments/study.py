@@ -70,7 +70,7 @@ def run_study(
     return Findings(
         experiment=study.name,
         title=study.title,
-        settings=_as_json(settings),
+        settings=settings_as_json(settings),
         deviations=study_deviations(study, settings),
         numbers=dict(numbers),
         environment=describe_environment("cpu", threads, 1),
@@ -82,7 +82,7 @@ def run_study(
 
 def study_deviations(study: Study, settings: StudySettings) -> list[str]:
     """Say in words where ``settings`` leave those that are meant; other seeds stay within them."""
-    ours, meant = _as_json(settings), _as_json(study.settings)
+    ours, meant = settings_as_json(settings), settings_as_json(study.settings)
     return [
         f"{name.replace('_', ' ')} {ours[name]} instead of {meant[name]}"
         for name in ours
@@ -90,6 +90,7 @@ def study_deviations(study: Study, settings: StudySettings) -> list[str]:
     ]
 
 
-def _as_json(settings: StudySettings) -> dict[str, JSON]:
+def settings_as_json(settings: StudySettings) -> dict[str, JSON]:
+    """Return the settings by name, as the findings hold them."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
