@@ -80,9 +80,13 @@ def build(source: Path, target: Path) -> list[Path]:
         (target / page).write_text(_PART.sub(part, (source / page).read_text("utf-8")), "utf-8")
         written.append(page)
     results = source / "results"
-    found = {name: [results / f"{name}.json", *sorted(results.glob(f"{name}-*.json"))] for name in SECTIONS}
-    existing = {name: [file for file in files if file.exists()] for name, files in found.items()}
-    pages = write_paper(SECTIONS, existing, target / "docs", results="../results/")
+    # A search or a shorter run is shown after the main result, and never in its place.
+    found = {
+        name: [results / f"{name}.json", *sorted(results.glob(f"{name}-*.json"))]
+        for name in SECTIONS
+        if (results / f"{name}.json").exists()
+    }
+    pages = write_paper(SECTIONS, found, target / "docs", results="../results/")
     return list(dict.fromkeys([*written, *(page.relative_to(target) for page in pages)]))
 
 

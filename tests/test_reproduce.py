@@ -77,7 +77,8 @@ def test_each_says_on_every_output_that_it_is_not_the_protocol(out: Path) -> Non
         assert (out / name / "figure.svg").exists()
     page = (out / "paper.md").read_text("utf-8")
     assert "are not the paper's protocol" in page
-    assert "full protocol" not in page
+    assert "the protocol's settings" not in page
+    assert "the study as it is meant |" not in page.replace("not the study as it is meant |", "")
 
 
 def test_the_page_shows_all_of_them(out: Path) -> None:

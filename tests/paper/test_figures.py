@@ -73,7 +73,7 @@ def test_what_the_paper_reads_is_stated_as_a_number() -> None:
     assert [(r.what, r.paper, r.ours) for r in rows][4] == (
         "second layer, c = 0.1",
         "lower than without",
-        "0.200 (-0.200 to c = 0)",
+        "0.200 (-0.200 to c = 0) (1 seed)",
     )
 
 

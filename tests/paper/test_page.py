@@ -69,7 +69,7 @@ def test_what_is_shorter_than_the_protocol_is_said_in_table_and_text(
     text = page.read_text("utf-8")
     overview = [line for line in text.splitlines() if line.startswith("| figure 4")]
     assert overview == [
-        "| figure 4 | average accuracy, c = 0.1 | 0.969 | 0.965 (1 seed) |  | shorter than the protocol |"
+        "| figure 4 | average accuracy, c = 0.1 | 0.969 | 0.965 (1 seed) |  | not the paper's protocol |"
     ]
     assert text.count("This is not the paper's protocol: 2 epochs instead of 20.") == 2  # figures 4 and 5
 
@@ -80,7 +80,7 @@ def test_correlations_come_from_permuted_mnist_until_they_have_runs_of_their_own
     page, *_ = write_paper(SECTIONS, results, tmp_path, results="")
     section = page.read_text("utf-8").partition("## Figure 5")[2].partition("## ")[0]
     assert "permuted-mnist.json" in section
-    assert "| second layer, c = 0.1 | - | 0.250 |" in section
+    assert "| second layer, c = 0.1 | - | 0.250 (1 seed) |" in section
 
 
 def test_what_is_missing_is_said_with_its_command(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_unfinished_runs_are_counted(tmp_path: Path, results: dict[str, list[Pat
     runs = [run(0, "si", 1.0, last=[0.98, 0.99])]
     write_result(replace(RESULT, runs=runs, planned_runs=3), results["split-mnist"][0])
     page, *_ = write_paper(SECTIONS, results, tmp_path, results="")
-    assert "full protocol, 1 of 3 runs" in page.read_text("utf-8")
+    assert "the protocol's settings, 1 of 3 runs" in page.read_text("utf-8")
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -113,5 +113,7 @@ def correlation_rows(result: Result) -> list[Row]:
             told = "" if change is None else f" ({change:+z.3f} to c = 0)"
             # A claim about two numbers needs both of them.
             claim = "lower than without" if change is not None and i == 1 else "-"
-            rows.append(Row(f"{name}, {method_name(*key)}", claim, f"{estimate}{told}"))
+            seeds = len(_runs(result)[key])
+            counted = f"({seeds} seed{'s'[: seeds != 1]})"
+            rows.append(Row(f"{name}, {method_name(*key)}", claim, f"{estimate}{told} {counted}"))
     return rows

@@ -92,15 +92,21 @@ def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple
         if not main:
             lines.append(f"| {section.place} | {name}: not run yet | | | | |")
         for _, outcome in main:
-            protocol = "shorter than the protocol" if outcome.deviations else "full protocol"
-            if isinstance(outcome, Result) and not outcome.complete:
-                protocol += f", {len(outcome.complete_runs)} of {outcome.planned_runs} runs"
+            how = _how(outcome)
             rows = section.rows(outcome)
             # Here what the paper has a number for; the rest is told in its section.
             for number, row in enumerate([row for row in rows if row.paper != "-"] or rows[:1]):
-                cells = ["" if number else section.place, row.what, row.paper, row.ours, row.difference, protocol]
+                cells = ["" if number else section.place, row.what, row.paper, row.ours, row.difference, how]
                 lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def _how(outcome: Outcome) -> str:
+    """Say in a few words how an outcome stands to what is meant; its section has the rest."""
+    if not isinstance(outcome, Result):
+        return "not the study as it is meant" if outcome.deviations else "the study as it is meant"
+    how = "not the paper's protocol" if outcome.deviations else "the protocol's settings"
+    return how if outcome.complete else f"{how}, {len(outcome.complete_runs)} of {outcome.planned_runs} runs"
 
 
 def _shown(section: Section, path: Path, outcome: Outcome, figure: Path, results: str) -> str:

@@ -27,7 +27,7 @@ class Target:
         return min(0.0, ours - self.low) + max(0.0, ours - self.high)
 
     def __str__(self) -> str:
-        return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+        return f"{self.low:.3f}" if self.low == self.high else f"{self.low:.2f} to {self.high:.2f}"
 
 
 def _one(value: float) -> Target:
