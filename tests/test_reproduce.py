@@ -148,6 +148,8 @@ def test_an_unknown_experiment_is_refused() -> None:
         (["--resume"], "--resume: importance-measures takes"),
         (["--device", "cuda"], "--device: importance-measures takes"),
         (["--seeds", "0"], "seeds must be 1 or more, not 0"),
+        (["--threads", "0"], "--threads must be 1 or more, not 0"),
+        (["--data-dir", "nowhere"], "--data-dir nowhere (or SYNAPTIC_DATA_DIR): there is no such folder"),
     ],
 )
 def test_a_study_refuses_what_it_does_not_have(words: list[str], reason: str) -> None:

@@ -164,7 +164,8 @@ def _run(
             settings = study_settings(
                 experiment, quick, {**changes, **{key: True for key, foreign in elsewhere.items() if foreign}}
             )
-        study(StudyRequest(experiment, settings, quick, threads, folder, out, overwrite))
+            asked = StudyRequest(experiment, settings, quick, threads, folder, out, overwrite)
+        study(asked)
         return
     with refusing(ValueError):
         request = Request(

@@ -9,7 +9,7 @@ from typing import Any, final
 import typer
 
 from synaptic_intelligence.cli.refusal import refuse, refusing
-from synaptic_intelligence.cli.studying import StudyRequest, study
+from synaptic_intelligence.cli.studying import StudyRequest, study, study_settings
 from synaptic_intelligence.cli.training import Request, train
 from synaptic_intelligence.document import ResultError
 from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES, Experiment, Study
@@ -73,21 +73,30 @@ def default_names() -> tuple[str, ...]:
 
 
 def _run(asked: Reproduction, name: str) -> None:
-    experiment: Experiment | Study = EXPERIMENTS[name] if name in EXPERIMENTS else STUDIES[name]
-    folder, file = asked.out / name, _outcome(asked.out / name, name)
     changes: dict[str, Any] = {} if asked.seeds is None else {"seeds": asked.seeds}
-    if isinstance(experiment, Study):
-        chosen: Any = experiment.quick if asked.quick else experiment.settings
-        settings = replace(chosen, **changes)
-        if file.exists():
-            with refusing(ResultError, OSError):
-                found = read_findings(file)
-            if found.settings != settings_as_json(settings):
-                refuse(f"{file} was made with other settings: reproduce elsewhere with --out, or remove it")
-            print(f"{file} is there already.")
-            return
-        study(StudyRequest(experiment, settings, asked.quick, asked.threads, asked.data_dir, folder, overwrite=False))
+    if name in STUDIES:
+        _study(asked, STUDIES[name], changes)
+    else:
+        _train(asked, EXPERIMENTS[name], changes)
+
+
+def _study(asked: Reproduction, chosen: Study, changes: dict[str, Any]) -> None:
+    folder, file = asked.out / chosen.name, _outcome(asked.out / chosen.name, chosen.name)
+    with refusing(ValueError):
+        settings = study_settings(chosen, asked.quick, changes)
+        request = StudyRequest(chosen, settings, asked.quick, asked.threads, asked.data_dir, folder, overwrite=False)
+    if not file.exists():
+        study(request)
         return
+    with refusing(ResultError, OSError):
+        found = read_findings(file)
+    if found.settings != settings_as_json(settings):
+        refuse(f"{file} was made with other settings: reproduce elsewhere with --out, or remove it")
+    print(f"{file} is there already.")
+
+
+def _train(asked: Reproduction, experiment: Experiment, changes: dict[str, Any]) -> None:
+    folder = asked.out / experiment.name
     with refusing(ValueError):
         request = Request(
             experiment=experiment,
@@ -97,7 +106,7 @@ def _run(asked: Reproduction, name: str) -> None:
             threads=asked.threads,
             data_dir=asked.data_dir,
             out=folder,
-            resume=file.exists(),
+            resume=_outcome(folder, experiment.name).exists(),
             overwrite=False,
         )
     train(request)

@@ -10,6 +10,7 @@ from typing import Any, final
 
 import torch
 
+from synaptic_intelligence.cli.machine import check_machine
 from synaptic_intelligence.cli.refusal import refuse, refusing
 from synaptic_intelligence.cli.reporting import report
 from synaptic_intelligence.data import DataError
@@ -23,7 +24,11 @@ from synaptic_intelligence.findings import write_findings
 @final
 @dataclass(frozen=True)
 class StudyRequest:
-    """What the command line asked for, checked."""
+    """What the command line asked for, checked.
+
+    Raises:
+        ValueError: a value makes no sense on this machine.
+    """
 
     study: Study
     settings: StudySettings
@@ -32,6 +37,9 @@ class StudyRequest:
     data_dir: Path | None
     out: Path | None
     overwrite: bool
+
+    def __post_init__(self) -> None:
+        check_machine(self.threads, self.data_dir)
 
     @property
     def folder(self) -> Path:
@@ -49,7 +57,7 @@ class StudyRequest:
 
 
 def study(request: StudyRequest) -> None:
-    """Compute the study, and show what came of it; the folder is touched when that is done."""
+    """Compute the study, and show what came of it; files are written when that is done."""
     path = request.folder / "findings.json"
     if path.exists() and not request.overwrite:
         refuse(f"{request.folder} holds findings already. Replace them with --overwrite, or write elsewhere with --out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 import typer
 from rich.console import Console
 
+from synaptic_intelligence.cli.machine import check_machine
 from synaptic_intelligence.cli.progress import show_progress
 from synaptic_intelligence.cli.refusal import fail, refusing
 from synaptic_intelligence.cli.reporting import report
@@ -65,12 +65,7 @@ class Request:
             raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of them")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"--workers must be 0 or more, not {self.workers}")
-        if self.threads < 1:
-            raise ValueError(f"--threads must be 1 or more, not {self.threads}")
-        if self.threads > (cores := os.cpu_count() or self.threads):
-            raise ValueError(f"--threads must be at most {cores}, the cores of this machine, not {self.threads}")
-        if self.data_dir is not None and not self.data_dir.is_dir():
-            raise ValueError(f"--data-dir {self.data_dir} (or SYNAPTIC_DATA_DIR): there is no such folder")
+        check_machine(self.threads, self.data_dir)
         _existing_device(self.device)
 
     @property

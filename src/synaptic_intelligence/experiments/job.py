@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from synaptic_intelligence.consolidator import Consolidator, SynapticIntelligence
+from synaptic_intelligence.errors import SynapseError
 from synaptic_intelligence.experiments.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -50,6 +52,7 @@ def train_job(plan: Plan, job: Job, stream: Stream, listen: Callable[[Message], 
 
     Raises:
         CheckpointError: a checkpoint is damaged.
+        SynapseError: the training has diverged: its loss is not finite.
     """
     path = checkpoint_path(plan.checkpoints, job)
     start = read_checkpoint(path)
@@ -75,6 +78,8 @@ def train_job(plan: Plan, job: Job, stream: Stream, listen: Callable[[Message], 
                 generator=trainer.order,
                 multi_head=plan.experiment.multi_head,
             )
+            if not math.isfinite(done.loss):
+                raise SynapseError(f"the loss of task {task + 1} is not finite in epoch {epoch + 1}")
             seconds += done.seconds
             trained = EpochDone(job, task, epoch, done.loss, done.accuracy, done.seconds)
             last = epoch + 1 == plan.settings.epochs

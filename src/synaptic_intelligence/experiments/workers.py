@@ -55,7 +55,7 @@ class _JobFailed:
     @classmethod
     def by(cls, job: Job, error: Exception) -> _JobFailed:
         cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        # The synapses refuse numbers that are not finite; nothing else in a job makes them raise.
+        # A loss, a parameter or an omega that is not finite; nothing else in a job raises this.
         return cls(job, cause, traceback.format_exc(), diverged=isinstance(error, SynapseError))
 
     def as_error(self) -> JobError:
