@@ -21,6 +21,8 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 import synaptic_intelligence as si
 from synaptic_intelligence.experiments.experiment import Experiment
+from synaptic_intelligence.experiments.job import train_job
+from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.experiments.paths import correlation
 from synaptic_intelligence.experiments.plan import EpochDone, Job, Message, Plan
 from synaptic_intelligence.result import Result, Run, read_result
@@ -414,3 +416,14 @@ def test_stopped_again_and_again_it_ends_with_the_same_numbers(
 
 def _epochs(heard: list[Message]) -> list[tuple[str, int, int, float, float]]:
     return [(str(m.job), m.task, m.epoch, m.loss, m.accuracy) for m in heard if isinstance(m, EpochDone)]
+
+
+@pytest.mark.parametrize("method", [Method("joint"), Method("sgd-dropout"), Method("si", 0.0)])
+def test_a_loss_that_is_not_finite_ends_the_job_and_is_no_result(tmp_path: Path, method: Method) -> None:
+    plan = replace(_plan(KEPT, tmp_path), settings=replace(SETTINGS, lr=1e300, epochs=3))
+    plan.checkpoints.mkdir(parents=True)
+    job = Job(0, method if method.name != "si" else None)
+    # SGD of a rival has a rate of its own; inputs beyond all measure make it diverge too.
+    stream = [replace(task, train_inputs=task.train_inputs * 1e300) for task in permuted()]
+    with pytest.raises(si.SynapseError, match="the loss of task 1 is not finite"):
+        train_job(plan, job, stream, lambda message: None)

@@ -9,6 +9,7 @@ import pytest
 from made_up import RESULT, measures, run
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from synaptic_intelligence.paper.correlations import between_tasks, correlation_rows, draw_correlations
 from synaptic_intelligence.paper.final import draw_final
@@ -17,7 +18,7 @@ from synaptic_intelligence.report.style import svg_text
 
 
 def _text(figure: Figure) -> str:
-    return "\n".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))  # type: ignore[attr-defined]
+    return "\n".join(text.get_text() for text in figure.findobj(Text) if isinstance(text, Text))
 
 
 def _correlation(value: float) -> dict[str, list[list[float]]]:
