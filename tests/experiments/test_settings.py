@@ -5,7 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from synaptic_intelligence.experiments.job import NOISE_SEED
 from synaptic_intelligence.experiments.settings import Settings, deviations, flags
 
 PAPER = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch_size=64, lr=1e-3, tasks=5)
@@ -16,7 +18,7 @@ PAPER = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch
     [
         ("seeds", 0),
         ("first_seed", -1),
-        ("first_seed", 2**62),
+        ("first_seed", 2**30 - 9),
         ("c", ()),
         ("c", (1.0, -0.1)),
         ("c", (math.inf,)),
@@ -38,6 +40,15 @@ PAPER = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch
 def test_a_value_without_sense_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name}\b"):
         replace(PAPER, **{name: value})
+
+
+def test_the_last_seed_that_is_taken_has_three_generators_of_its_own() -> None:
+    settings = replace(PAPER, seeds=2, first_seed=2**30 - 2)
+    drawn = []
+    for seed in settings.all_seeds:
+        for used in (2 * seed, 2 * seed + 1, NOISE_SEED + seed):
+            drawn.append(tuple(torch.rand(4, generator=torch.Generator().manual_seed(used)).tolist()))
+    assert len(set(drawn)) == len(drawn) == 6
 
 
 def test_the_papers_settings_deviate_in_nothing_and_need_no_flag() -> None:

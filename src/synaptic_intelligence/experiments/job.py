@@ -40,6 +40,9 @@ from synaptic_intelligence.train import as_input, evaluate, train_epoch
 SGD_LR = 0.1
 """The learning rate of the rival ``sgd-dropout``."""
 
+NOISE_SEED = 2**31
+"""What is added to a run's seed for dropout; torch's generator on the CPU keeps the lowest 32 bits of a seed alone."""
+
 # In the first task nothing is held yet, so that its strength does not matter.
 _FIRST = Method("si", 0.0)
 
@@ -113,7 +116,7 @@ class _Trainer:
         method = job.method or _FIRST
         model = _network(plan, method, job.seed, 0)
         order = torch.Generator().manual_seed(2 * job.seed + 1)
-        torch.manual_seed(2**63 + job.seed)
+        torch.manual_seed(NOISE_SEED + job.seed)
         if start is not None:
             model.load_state_dict(start.weights)
             order.set_state(start.order)

@@ -10,7 +10,7 @@ from torch import nn
 
 
 def multilayer_perceptron(
-    sizes: Sequence[int], generator: torch.Generator, *, zero_output: bool, dropout: tuple[float, float] = (0.0, 0.0)
+    sizes: Sequence[int], generator: torch.Generator, *, zero_output: bool, dropout: float = 0.0
 ) -> nn.Module:
     """Return a network of linear layers with ReLU between them.
 
@@ -18,19 +18,18 @@ def multilayer_perceptron(
         sizes: number of inputs, of each hidden layer's units, and of outputs.
         generator: where all weights come from.
         zero_output: whether the output layer starts at zero.
-        dropout: probabilities that an input and a hidden unit are dropped.
+        dropout: probability that a hidden unit is dropped.
 
     Example:
         >>> model = multilayer_perceptron((4, 3, 2), torch.Generator().manual_seed(0), zero_output=True)
         >>> model(torch.rand(1, 4))
         tensor([[0., 0.]], grad_fn=<AddmmBackward0>)
     """
-    of_inputs, of_hidden = dropout
     # skip_init: Linear would fill its weights from the global generator, only for them to be replaced here.
     *hidden, output = (nn.utils.skip_init(nn.Linear, before, after) for before, after in pairwise(sizes))
-    modules: list[nn.Module] = [nn.Dropout(of_inputs)] if of_inputs else []
+    modules: list[nn.Module] = []
     for layer in hidden:
-        modules += [layer, nn.ReLU(), *([nn.Dropout(of_hidden)] if of_hidden else [])]
+        modules += [layer, nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
     model = nn.Sequential(*modules, output)
     glorot_(model, generator)
     if zero_output:
