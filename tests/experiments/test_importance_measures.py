@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,15 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
+from synaptic_intelligence.data import load_mnist
 from synaptic_intelligence.experiments.importance_measures import (
     IMPORTANCE_MEASURES,
     MEASURES,
+    Measures,
     compute,
+    fed_weights,
     fisher_diagonal,
     hessian_diagonal,
     mas,
 )
 from synaptic_intelligence.experiments.networks import multilayer_perceptron
+from synaptic_intelligence.functional import consolidated_omega
+
+assert isinstance(IMPORTANCE_MEASURES.quick, Measures)
+QUICK = IMPORTANCE_MEASURES.quick
 
 
 @pytest.fixture
@@ -83,19 +91,52 @@ def test_mas_is_the_mean_absolute_gradient_of_the_squared_length(
         assert _relative(found[name], torch.stack(gradients).abs().mean(dim=0)) < 1e-12
 
 
-def test_a_quick_study_has_every_correlation() -> None:
+def test_what_is_left_out_depends_on_the_input_alone() -> None:
+    network = multilayer_perceptron((3, 2, 2), torch.Generator().manual_seed(0), zero_output=False)
+    x = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.25]])
+    with torch.no_grad():
+        network.get_parameter("0.bias").fill_(-10.0)  # every hidden unit is off: Fisher is zero at all weights
+    assert fisher_diagonal(network, x, torch.tensor([0, 1]))["2.weight"].count_nonzero() == 0
+    kept = fed_weights(_theta(network), x)
+    assert list(kept) == ["0.weight", "2.weight"]
+    assert kept["0.weight"].tolist() == [[False, True, True]] * 2
+    assert kept["2.weight"].all()
+
+
+@pytest.fixture(scope="module")
+def numbers() -> Any:
     heard: list[str] = []
-    settings: Any = IMPORTANCE_MEASURES.quick
-    numbers: Any = compute(settings, None, heard.append)
-    spearman = numbers["spearman"]
-    assert list(spearman) == ["0.weight", "2.weight", "4.weight", "all weights"]
-    for kind in ("pearson", "spearman"):
-        for matrices in numbers[kind].values():
-            matrix = torch.tensor(matrices[0])
+    found = compute(replace(QUICK, seeds=2), None, heard.append)
+    assert len(heard) == 2
+    return found
+
+
+def test_a_quick_study_has_every_correlation(numbers: Any) -> None:
+    assert list(numbers["spearman"]) == ["0.weight", "2.weight", "4.weight", "all weights"]
+    for matrices in numbers["spearman"].values():
+        assert len(matrices) == 2
+        for matrix in map(torch.tensor, matrices):
             assert matrix.shape == (len(MEASURES), len(MEASURES))
             assert torch.allclose(matrix, matrix.T)
             assert torch.allclose(matrix.diagonal(), torch.ones(len(MEASURES)))
             assert matrix.abs().max() <= 1 + 1e-6
-    assert len(heard) == 1
-    assert numbers["fisher_against_hessian"][0] < 1e-5
-    assert math.isfinite(numbers["test_accuracy"][0])
+    assert max(numbers["fisher_against_hessian"]) < 1e-5
+    assert all(math.isfinite(reached) for reached in numbers["test_accuracy"])
+
+
+def test_every_weight_of_every_seed_is_compared_or_left_out(numbers: Any) -> None:
+    compared, left_out, zero = (numbers[name] for name in ("compared", "left_out", "zero_fisher"))
+    sizes = {"0.weight": 784 * QUICK.hidden, "2.weight": QUICK.hidden**2, "4.weight": QUICK.hidden * 10}
+    for name, size in {**sizes, "all weights": sum(sizes.values())}.items():
+        assert [a + b for a, b in zip(compared[name], left_out[name], strict=True)] == [size] * 2
+        assert all(some < most for some, most in zip(zero[name], compared[name], strict=True))
+    pixels = load_mnist().train_inputs[: QUICK.reference].any(dim=0).sum()
+    assert compared["0.weight"] == [QUICK.hidden * int(pixels)] * 2
+    assert left_out["2.weight"] == left_out["4.weight"] == [0, 0]
+    # A weight is compared though its Fisher information is zero.
+    assert max(zero["0.weight"]) > 0
+
+
+def test_omega_is_the_path_over_the_squared_distance(numbers: Any) -> None:
+    omega, path, distance = (torch.tensor(numbers["scatter"][name]) for name in ("omega", "path", "distance"))
+    assert _relative(consolidated_omega(torch.zeros_like(path), path, distance, QUICK.xi), omega) < 1e-5

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up import RESULT, measures, run
+from made_up import RESULT, run
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from synaptic_intelligence.paper.correlations import between_tasks, correlation_rows, draw_correlations
 from synaptic_intelligence.paper.final import draw_final
-from synaptic_intelligence.paper.measures import draw_measures, measure_rows
 from synaptic_intelligence.report.style import svg_text
 
 
@@ -78,32 +77,23 @@ def test_what_the_paper_reads_is_stated_as_a_number() -> None:
     )
 
 
-def test_measures_are_shown_with_their_rank_correlations() -> None:
-    figure = draw_measures(measures(2))
-    assert "0.60" in _text(figure)
-    rows = measure_rows(measures(2))
-    assert [r.ours for r in rows] == ["0.600 ± 1.271", "3.0e-06"]
-
-
-@pytest.mark.parametrize("kind", ["final", "correlations", "measures"])
+@pytest.mark.parametrize("kind", ["final", "correlations"])
 def test_what_is_not_the_protocol_is_said_in_the_figure(kind: str) -> None:
     short = replace(RESULT, deviations=["1 epoch instead of 10"], runs=[run(0, "si", 1.0, last=[0.5, 0.5])])
     figures = {
         "final": lambda: draw_final(short),
         "correlations": lambda: draw_correlations(short),
-        "measures": lambda: draw_measures(measures(1, deviations=["epochs 1 instead of 10"])),
     }
     assert "This is not the" in _text(figures[kind]())
 
 
-@pytest.mark.parametrize("kind", ["final", "correlations", "measures"])
+@pytest.mark.parametrize("kind", ["final", "correlations"])
 def test_the_same_numbers_make_the_same_file(kind: str) -> None:
     runs = [run(0, "si", 0.1, last=[0.5, 0.5], correlation=_correlation(0.1))]
     result = replace(RESULT, runs=runs)
     figures = {
         "final": lambda: draw_final(result),
         "correlations": lambda: draw_correlations(result),
-        "measures": lambda: draw_measures(measures(1)),
     }
     assert svg_text(figures[kind]()) == svg_text(figures[kind]())
 

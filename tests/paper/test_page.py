@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import RESULT, measures, run
+from made_up import RESULT, run
 
 from synaptic_intelligence.document import JSON, ResultError
 from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES
-from synaptic_intelligence.findings import write_findings
+from synaptic_intelligence.findings import Findings, write_findings
 from synaptic_intelligence.paper.outcome import made, read_outcome
 from synaptic_intelligence.paper.page import write_paper
 from synaptic_intelligence.paper.sections import SECTIONS
@@ -20,7 +21,7 @@ PATHS = {name: [[1.0], [0.25, 1.0]] for name in ("0.weight", "2.weight", "4.weig
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> dict[str, list[Path]]:
+def results(tmp_path: Path, made_up_measures: Callable[..., Findings]) -> dict[str, list[Path]]:
     folder = tmp_path / "results"
     folder.mkdir()
     runs = [run(0, "si", 1.0, last=[0.98, 0.99])]
@@ -29,7 +30,7 @@ def results(tmp_path: Path) -> dict[str, list[Path]]:
     short = replace(RESULT, experiment="permuted-mnist", title="Permuted MNIST", runs=permuted)
     write_result(short, folder / "permuted-mnist.json")
     write_result(replace(short, deviations=["2 epochs instead of 20"]), folder / "permuted-mnist-short.json")
-    write_findings(measures(2), folder / "importance-measures.json")
+    write_findings(made_up_measures(2), folder / "importance-measures.json")
     return {
         "split-mnist": [folder / "split-mnist.json"],
         "permuted-mnist": [folder / "permuted-mnist.json", folder / "permuted-mnist-short.json"],
@@ -112,8 +113,10 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         write_paper(SECTIONS, {"split-mnist": [file]}, tmp_path, results="")
 
 
-def test_an_outcome_is_read_as_what_it_is(results: dict[str, list[Path]]) -> None:
-    assert read_outcome(results["importance-measures"][0]) == measures(2)
+def test_an_outcome_is_read_as_what_it_is(
+    results: dict[str, list[Path]], made_up_measures: Callable[..., Findings]
+) -> None:
+    assert read_outcome(results["importance-measures"][0]) == made_up_measures(2)
     assert read_outcome(results["split-mnist"][0]) == replace(RESULT, runs=[run(0, "si", 1.0, last=[0.98, 0.99])])
 
 

@@ -3,13 +3,14 @@
     synaptic run importance-measures
 
 On a small network that has learnt MNIST, how alike are the importance that its synapses have integrated while it
-learnt, and the measures that look at the end point alone. The latter are exact for the reference images.
+learnt, and the measures that look at the end point alone. The latter are exact for the reference images. Beside them
+stands the distance that each weight has gone, by whose square omega divides the path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -24,9 +25,10 @@ from synaptic_intelligence.document import JSON
 from synaptic_intelligence.experiments.networks import multilayer_perceptron
 from synaptic_intelligence.experiments.study import Study
 from synaptic_intelligence.importance import Fisher, TaskEnd
+from synaptic_intelligence.tasks import Task
 from synaptic_intelligence.train import as_input, evaluate, train_epoch
 
-MEASURES = ("omega", "path", "Fisher", "Hessian", "MAS", "|weight|")
+MEASURES = ("omega", "path", "Fisher", "Hessian", "MAS", "|weight|", "distance")
 
 _SHOWN = 400  # synapses in the figure's scatter plots
 _AT_ONCE = 32  # Hessian-vector products in one pass
@@ -57,43 +59,46 @@ class Measures:
 
 
 def compute(settings: Measures, data_dir: Path | None, listen: Callable[[str], None]) -> Mapping[str, JSON]:
-    """Train, measure, and return the correlations of all measures, by layer and over all weights.
+    """Train, measure, and return the rank correlations of all measures, by layer and over all weights.
 
-    Synapses whose input is zero in all reference images are left out: every measure but the magnitude is zero there,
-    which would count as agreement. The logits of a network of ReLUs are piecewise linear in each single weight, so that
-    the diagonals of Hessian and Fisher information must be the same; ``fisher_against_hessian`` is how far they differ.
+    Weights whose input is zero in all reference images are left out: Fisher, Hessian and MAS are zero there whatever
+    has been learnt, which would count as agreement. Where Fisher is zero for another reason, as at a hidden unit that
+    is always off, the weight is compared, with the rank that all zeros share; ``zero_fisher`` counts these. The logits
+    of a network of ReLUs are piecewise linear in each single weight, so that the diagonals of Hessian and Fisher
+    information must be the same; ``fisher_against_hessian`` is how far they differ.
     """
     from scipy.stats import spearmanr
 
-    pearson: dict[str, list[JSON]] = {}
+    whole, limit = load_mnist(data_dir), settings.limit
+    task = replace(whole, train_inputs=whole.train_inputs[:limit], train_targets=whole.train_targets[:limit])
+    reference = as_input(task.train_inputs[: settings.reference]), task.train_targets[: settings.reference]
+    counts: dict[str, dict[str, list[JSON]]] = {"compared": {}, "left_out": {}, "zero_fisher": {}}
     spearman: dict[str, list[JSON]] = {}
     accuracy: list[JSON] = []
     disagreement: list[JSON] = []
-    counts: dict[str, JSON] = {}
     scatter: dict[str, JSON] = {}
     for seed in range(settings.seeds):
-        model, measured, reached = _measure(settings, data_dir, seed)
+        measured, reached = _measure(settings, task, *reference, seed)
         accuracy.append(reached)
-        layers = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
-        seen = {name: measured["Fisher"][name] > 0 for name in layers}
-        columns = {
-            name: torch.stack([measured[measure][name][seen[name]].double() for measure in MEASURES]) for name in layers
-        }
         disagreement.append(_largest_difference(measured["Fisher"], measured["Hessian"]))
-        columns["all weights"] = torch.cat([columns[name] for name in layers], dim=1)
+        columns, left_out = {}, {}
+        for name, kept in fed_weights(measured["|weight|"], reference[0]).items():
+            columns[name] = torch.stack([measured[measure][name][kept].double() for measure in MEASURES])
+            left_out[name] = kept.numel() - columns[name].shape[1]
+        every = torch.cat(list(columns.values()), dim=1)
+        columns["all weights"], left_out["all weights"] = every, sum(left_out.values())
         for name, values in columns.items():
-            pearson.setdefault(name, []).append(torch.corrcoef(values).tolist())
+            counts["compared"].setdefault(name, []).append(values.shape[1])
+            counts["left_out"].setdefault(name, []).append(left_out[name])
+            counts["zero_fisher"].setdefault(name, []).append(int((values[MEASURES.index("Fisher")] == 0).sum()))
             spearman.setdefault(name, []).append(spearmanr(values.numpy(), axis=1).statistic.tolist())
-        counts = {name: values.shape[1] for name, values in columns.items()}
         if seed == 0:
-            every = columns["all weights"]
             some = torch.randperm(every.shape[1], generator=torch.Generator().manual_seed(0))[:_SHOWN]
             scatter = {measure: every[i, some].tolist() for i, measure in enumerate(MEASURES)}
         listen(f"seed {seed}: test accuracy {reached:.1%}")
     return {
         "measures": list(MEASURES),
-        "synapses": counts,
-        "pearson": dict(pearson),
+        **{name: dict(by_layer) for name, by_layer in counts.items()},
         "spearman": dict(spearman),
         "test_accuracy": accuracy,
         "fisher_against_hessian": disagreement,
@@ -102,40 +107,46 @@ def compute(settings: Measures, data_dir: Path | None, listen: Callable[[str], N
 
 
 def _measure(
-    settings: Measures, data_dir: Path | None, seed: int
-) -> tuple[nn.Module, dict[str, dict[str, Tensor]], float]:
-    task = load_mnist(data_dir)
-    first = slice(settings.limit)
+    settings: Measures, task: Task, x: Tensor, y: Tensor, seed: int
+) -> tuple[dict[str, dict[str, Tensor]], float]:
+    """Return every measure of every parameter of a network that has learnt the task, and its test accuracy."""
     sizes = (784, settings.hidden, settings.hidden, 10)
     model = multilayer_perceptron(sizes, torch.Generator().manual_seed(2 * seed), zero_output=False)
     order = torch.Generator().manual_seed(2 * seed + 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
     synapses = SynapticIntelligence(model.named_parameters(), optimizer, c=0.0, xi=settings.xi)
-    shorter = type(task)(
-        task.name,
-        task.train_inputs[first],
-        task.train_targets[first],
-        task.test_inputs,
-        task.test_targets,
-        task.classes,
-    )
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for _ in range(settings.epochs):
-        train_epoch(model, optimizer, shorter, batch_size=settings.batch_size, generator=order, multi_head=False)
+        train_epoch(model, optimizer, task, batch_size=settings.batch_size, generator=order, multi_head=False)
     path = dict(synapses.consolidate())
-    x, y = as_input(shorter.train_inputs[: settings.reference]), shorter.train_targets[: settings.reference]
     theta = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    return (
-        model,
-        {
-            "omega": dict(synapses.omega),
-            "path": path,
-            "Fisher": fisher_diagonal(model, x, y),
-            "Hessian": hessian_diagonal(model, theta, x, y),
-            "MAS": mas(model, theta, x),
-            "|weight|": {name: values.abs() for name, values in theta.items()},
-        },
-        evaluate(model, shorter, multi_head=False),
-    )
+    measured = {
+        "omega": dict(synapses.omega),
+        "path": path,
+        "Fisher": fisher_diagonal(model, x, y),
+        "Hessian": hessian_diagonal(model, theta, x, y),
+        "MAS": mas(model, theta, x),
+        "|weight|": {name: values.abs() for name, values in theta.items()},
+        "distance": {name: (values - start[name]).abs() for name, values in theta.items()},
+    }
+    return measured, evaluate(model, task, multi_head=False)
+
+
+def fed_weights(parameters: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    """Return which weights can matter to these images: all but those of the first layer whose input is always zero.
+
+    Args:
+        parameters: by name, the first layer's first; those of less than two dimensions are biases, and not returned.
+        x: the images, flat.
+
+    Example:
+        >>> layers = {"0.weight": torch.ones(1, 3), "0.bias": torch.ones(1), "2.weight": torch.ones(1, 1)}
+        >>> fed_weights(layers, torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 1.0]]))
+        {'0.weight': tensor([[False,  True,  True]]), '2.weight': tensor([[True]])}
+    """
+    fed = {name: torch.ones_like(values, dtype=torch.bool) for name, values in parameters.items() if values.ndim > 1}
+    fed[next(iter(fed))] &= (x != 0).any(dim=0)
+    return fed
 
 
 def _largest_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
