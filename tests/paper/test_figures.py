@@ -11,7 +11,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from synaptic_intelligence.paper.correlations import between_tasks, correlation_rows, draw_correlations
+from synaptic_intelligence.paper.correlation_figure import draw_correlations
 from synaptic_intelligence.paper.final import draw_final
 from synaptic_intelligence.report.style import svg_text
 
@@ -42,15 +42,6 @@ def test_old_results_without_training_accuracies_have_bars_alone() -> None:
     assert [line for line in ax.get_lines() if line.get_marker() == "o"] == []
 
 
-def test_correlations_are_means_over_pairs_and_then_over_seeds() -> None:
-    three = {"0.weight": [[1.0], [0.1, 1.0], [0.2, 0.6, 1.0]]}
-    other = {"0.weight": [[1.0], [0.0, 1.0], [0.0, 0.0, 1.0]]}
-    names = ["a", "b", "c"]
-    runs = [run(seed, "si", 0.1, last=[0.5] * 3, correlation=m) for seed, m in enumerate((three, other))]
-    found = between_tasks(replace(RESULT, task_names=names, runs=runs, planned_runs=2))
-    assert [e.mean for e in found["si", 0.1]] == pytest.approx([0.15])
-
-
 def test_the_squares_are_symmetric_and_share_one_scale() -> None:
     runs = [
         run(0, "si", 0.0, last=[0.5, 0.5], correlation=_correlation(0.3)),
@@ -62,19 +53,6 @@ def test_the_squares_are_symmetric_and_share_one_scale() -> None:
     assert len(images) == 6
     assert np.allclose(np.asarray(images[1].get_array()), [[1.0, 0.4], [0.4, 1.0]])
     assert {image.get_clim() for image in images} == {(-0.5, 0.5)}
-
-
-def test_what_the_paper_reads_is_stated_as_a_number() -> None:
-    runs = [
-        run(0, "si", 0.0, last=[0.5, 0.5], correlation=_correlation(0.3)),
-        run(0, "si", 0.1, last=[0.5, 0.5], correlation=_correlation(0.1)),
-    ]
-    rows = correlation_rows(replace(RESULT, runs=runs, planned_runs=2))
-    assert [(r.what, r.paper, r.ours) for r in rows][4] == (
-        "second layer, c = 0.1",
-        "lower than without",
-        "0.200 (-0.200 to c = 0) (1 seed)",
-    )
 
 
 @pytest.mark.parametrize("kind", ["final", "correlations"])

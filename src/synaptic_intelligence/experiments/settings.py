@@ -55,8 +55,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
-        # Each seed gives three generators: 2 * seed, 2 * seed + 1 and 2^31 + seed, of which the CPU's keep 32 bits. These
-        # are different ones as long as the first two stay below the third.
+        # Each seed gives three generators: 2 * seed, 2 * seed + 1 and 2^31 + seed, of which the CPU's keep 32 bits.
+        # These are different ones as long as the first two stay below the third.
         if self.first_seed < 0 or self.first_seed + self.seeds > 2**30:
             raise ValueError(
                 f"first_seed must be 0 or more, and the last seed below 2^30: not {self.first_seed} with "

@@ -1,119 +1,121 @@
-"""The figure of the correlations between tasks, in the form of the paper's figure 5, and what is read from it."""
+"""How alike the path integrals of the tasks are, and whether that is what the paper reads from its figure 5."""
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Callable, Sequence
 from statistics import fmean
-
-import matplotlib
-import numpy as np
-from matplotlib.figure import Figure
 
 from synaptic_intelligence.paper.row import Row
 from synaptic_intelligence.report.statistics import Estimate, mean_and_interval
-from synaptic_intelligence.report.style import STYLE, footer_height, inscribe
-from synaptic_intelligence.report.wording import method_name, warnings
+from synaptic_intelligence.report.wording import method_name
 from synaptic_intelligence.result import Result, Run
 
 _LAYERS = ("first layer", "second layer", "output layer")
-_WIDTH, _HEADER, _PANEL = 9.0, 0.75, 2.45  # inches
+
+_Key = tuple[str, float | None]
+_Matrix = list[list[float]]  # below the diagonal
 
 
-def between_tasks(result: Result) -> dict[tuple[str, float | None], list[Estimate]]:
-    """Return for each method the mean correlation of two different tasks' path integrals, layer by layer.
-
-    A seed's number is the mean over all pairs of tasks; the estimate is over the seeds.
-    """
-    found = {}
-    for method, runs in _runs(result).items():
-        layers = list(runs[0].path_correlation)
-        found[method] = [mean_and_interval([_mean_of_pairs(r.path_correlation[n]) for r in runs]) for n in layers]
-    return found
+def layer_names(count: int) -> Sequence[str]:
+    """Return what the weight matrices are called, from the input to the output."""
+    return _LAYERS if count == len(_LAYERS) else [f"layer {i}" for i in range(1, count + 1)]
 
 
-def draw_correlations(result: Result) -> Figure:
-    """Draw for each method (rows) and weight matrix (columns) how alike the tasks' path integrals are.
-
-    Each square is the correlation, over all synapses of the layer, of two tasks' path integrals, as a mean over seeds.
-    All panels share one scale, whose ends are the largest correlation of two different tasks.
-    """
-    with matplotlib.rc_context(fname=STYLE):
-        methods, pairs = _runs(result), between_tasks(result)
-        rows = max(len(methods), 1)
-        bottom = 0.45 + footer_height(warnings(result))
-        height = _HEADER + _PANEL * rows + bottom
-        figure = Figure(figsize=(_WIDTH, height))
-        squares = {
-            key: [_mean_square(runs, name) for name in runs[0].path_correlation] for key, runs in methods.items()
-        }
-        off = [abs(s[i, j]) for found in squares.values() for s in found for i in range(len(s)) for j in range(i)]
-        most = max(off, default=1.0)
-        image = None
-        for row, (key, found) in enumerate(squares.items()):
-            for column, square in enumerate(found):
-                x, y = 1.55 + column * 2.2, bottom + (rows - 1 - row) * _PANEL + 0.25
-                ax = figure.add_axes((x / _WIDTH, y / height, 1.85 / _WIDTH, 1.85 / height))
-                extent = (0.5, len(square) + 0.5, len(square) + 0.5, 0.5)
-                image = ax.imshow(square, cmap="RdBu_r", vmin=-most, vmax=most, extent=extent)
-                ax.grid(visible=False)
-                ax.spines[:].set_visible(False)
-                layer = (
-                    _LAYERS[column] if len(found) == len(_LAYERS) else list(methods[key][0].path_correlation)[column]
-                )
-                ax.set_title(f"{layer}: {pairs[key][column].mean:z.3f}", pad=5, size=9)
-                ticks = [1, *range(5, len(square) + 1, 5)] if len(square) > 5 else range(1, len(square) + 1)
-                ax.set_xticks(ticks)
-                ax.set_yticks(ticks)
-                if column == 0:
-                    ax.set_ylabel("task")
-                    name = textwrap.fill(method_name(*key), 12)
-                    figure.text(0.12 / _WIDTH, (y + 0.92) / height, name, va="center", size=9, weight="bold")
-                if row == rows - 1:
-                    ax.set_xlabel("task")
-        if image is not None:
-            bar = figure.add_axes((8.25 / _WIDTH, (bottom + 0.25) / height, 0.12 / _WIDTH, 1.85 / height))
-            figure.colorbar(image, cax=bar, extend="max").outline.set_visible(False)
-            bar.tick_params(labelsize=8)
-        told = "How alike the path integrals of two tasks are; above each panel the mean over all pairs of tasks."
-        told = told if methods else "No run whose paths were compared is complete."
-        inscribe(figure, f"{result.title}: correlations between tasks", told, warnings(result))
-    return figure
-
-
-def _runs(result: Result) -> dict[tuple[str, float | None], list[Run]]:
-    found: dict[tuple[str, float | None], list[Run]] = {}
+def runs_compared(result: Result) -> dict[_Key, list[Run]]:
+    """Return the complete runs whose tasks' paths were compared, by method and strength; the weakest first."""
+    found: dict[_Key, list[Run]] = {}
     for run in sorted(result.complete_runs, key=lambda run: run.c or 0.0):
         if run.path_correlation:
             found.setdefault((run.method, run.c), []).append(run)
     return found
 
 
-def _mean_of_pairs(rows: list[list[float]]) -> float:
-    return fmean([value for i, row in enumerate(rows) for value in row[:i]] or [0.0])
+def between_tasks(result: Result) -> dict[_Key, list[Estimate]]:
+    """Return for each method the mean correlation of two different tasks' path integrals, layer by layer.
 
-
-def _mean_square(runs: list[Run], name: str) -> np.ndarray:
-    count = len(runs[0].path_correlation[name])
-    square = np.ones((count, count))
-    for i in range(count):
-        for j in range(i):
-            square[i, j] = square[j, i] = fmean(run.path_correlation[name][i][j] for run in runs)
-    return square
+    A seed's number is the mean over all pairs of tasks; the estimate is over the seeds.
+    """
+    found = {}
+    for method, runs in runs_compared(result).items():
+        layers = list(runs[0].path_correlation)
+        found[method] = [mean_and_interval([_of_pairs(r.path_correlation[n]) for r in runs]) for n in layers]
+    return found
 
 
 def correlation_rows(result: Result) -> list[Row]:
-    """Return the mean correlation between tasks of each layer and method, and whether consolidation lowers it."""
-    found = between_tasks(result)
+    """Return what the paper reads from its figure 5 as numbers, then the mean correlation of each layer and method.
+
+    The paper reads three things: the first layer's paths are uncorrelated; without consolidation those of the second
+    layer become more alike from task to task; with consolidation they are less alike than without.
+
+    Source: Zenke et al. 2017, figure 5 and section 5.2.
+    """
     rows = []
-    without = found.get(("si", 0.0))
-    for key, layers in found.items():
-        names = _LAYERS if len(layers) == len(_LAYERS) else [f"layer {i}" for i in range(1, len(layers) + 1)]
-        for i, (name, estimate) in enumerate(zip(names, layers, strict=True)):
-            change = estimate.mean - without[i].mean if without is not None and key[1] else None
-            told = "" if change is None else f" ({change:+z.3f} to c = 0)"
-            # A claim about two numbers needs both of them.
-            claim = "lower than without" if change is not None and i == 1 else "-"
-            seeds = len(_runs(result)[key])
-            counted = f"({seeds} seed{'s'[: seeds != 1]})"
-            rows.append(Row(f"{name}, {method_name(*key)}", claim, f"{estimate}{told} {counted}"))
+    means = between_tasks(result)
+    for key, layers in means.items():
+        for number, (name, estimate) in enumerate(zip(layer_names(len(layers)), layers, strict=True)):
+            # The pixels of each task are in an order of their own.
+            expected = "near 0" if number == 0 else "-"
+            seeds = _seeds(len(runs_compared(result)[key]))
+            rows.append(
+                Row(f"{name}, mean over all pairs of tasks, {method_name(*key)}", expected, f"{estimate} {seeds}")
+            )
+    return [*_readings(result), *rows]
+
+
+def _readings(result: Result) -> list[Row]:
+    runs = runs_compared(result)
+    without = runs.get(("si", 0.0), [])
+    rows = []
+    if without and len(_second_layer(without[0])) > 3:
+        rises = [_later(_second_layer(run)) - _earlier(_second_layer(run)) for run in without]
+        what = "second layer, a task and the one before it, without synapses (c = 0): later half less earlier half"
+        rows.append(_reading(what, rises, above=True))
+    measures: dict[str, Callable[[_Matrix], float]] = {
+        "each task and the one before it": lambda matrix: fmean(_neighbours(matrix)),
+        "all pairs of tasks": _of_pairs,
+    }
+    for (method, c), held in runs.items():
+        by_seed = {run.seed: run for run in without}
+        pairs = [(run, by_seed[run.seed]) for run in held if run.seed in by_seed and c]
+        for name, measure in measures.items() if pairs else ():
+            changes = [measure(_second_layer(run)) - measure(_second_layer(free)) for run, free in pairs]
+            rows.append(_reading(f"second layer, {name}: {method_name(method, c)} less c = 0", changes, above=False))
     return rows
+
+
+def _reading(what: str, values: list[float], *, above: bool) -> Row:
+    """Return the row of a claim that a number lies above or below zero, and whether it does."""
+    estimate = mean_and_interval(values)
+    # What is zero as far as it is shown decides nothing.
+    open_still = abs(estimate.mean) <= (estimate.half_width or 0.0005)
+    verdict = "undecided" if open_still else "as expected" if (estimate.mean > 0) is above else "not as expected"
+    expected = f"{'above' if above else 'below'} 0"
+    return Row(what, expected, f"{estimate} {_seeds(len(values))}", verdict)
+
+
+def _seeds(count: int) -> str:
+    return f"({count} seed{'s'[: count != 1]})"
+
+
+def _second_layer(run: Run) -> _Matrix:
+    matrices = list(run.path_correlation.values())
+    return matrices[min(1, len(matrices) - 1)]
+
+
+def _of_pairs(matrix: _Matrix) -> float:
+    return fmean([value for i, row in enumerate(matrix) for value in row[:i]] or [0.0])
+
+
+def _neighbours(matrix: _Matrix) -> list[float]:
+    return [row[i - 1] for i, row in enumerate(matrix) if i > 0] or [0.0]
+
+
+def _earlier(matrix: _Matrix) -> float:
+    values = _neighbours(matrix)
+    return fmean(values[: len(values) // 2])
+
+
+def _later(matrix: _Matrix) -> float:
+    values = _neighbours(matrix)
+    return fmean(values[-(len(values) // 2) :])

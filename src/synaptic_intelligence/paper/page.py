@@ -12,6 +12,8 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.experiments.job import SGD_LR
+from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.paper.outcome import Outcome, made, read_outcome, said_of
 from synaptic_intelligence.paper.row import Row, markdown_rows
 from synaptic_intelligence.report.style import svg_text
@@ -79,14 +81,18 @@ def write_paper(
     )
     template = files("synaptic_intelligence.paper").joinpath("page.md.jinja").read_text("utf-8")
     page = environment.from_string(template).render(
-        overview=lambda: _overview(sections, outcomes), shown=shown, quick=quick
+        overview=lambda: _overview(sections, outcomes),
+        shown=shown,
+        quick=quick,
+        fisher_images=PERMUTED_MNIST.paper.fisher_images,
+        sgd_lr=SGD_LR,
     )
     _write(folder / "paper.md", page)
     return [folder / "paper.md", *written]
 
 
 def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple[Path, Outcome]]]) -> str:
-    lines = ["| | | paper | ours | outside by | how |", "| :-- | :-- | --: | --: | --: | :-- |"]
+    lines = ["| | | expected | ours | outside by | how |", "| :-- | :-- | --: | --: | --: | :-- |"]
     for name, section in sections.items():
         main = outcomes.get(name, [])[:1]
         if not main:
@@ -94,9 +100,9 @@ def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple
         for _, outcome in main:
             how = _how(outcome)
             rows = section.rows(outcome)
-            # Here what the paper has a number for; the rest is told in its section.
-            for number, row in enumerate([row for row in rows if row.paper != "-"] or rows[:1]):
-                cells = ["" if number else section.place, row.what, row.paper, row.ours, row.difference, how]
+            # Here what a number is expected for; the rest is told in its section.
+            for number, row in enumerate([row for row in rows if row.expected != "-"] or rows[:1]):
+                cells = ["" if number else section.place, row.what, row.expected, row.ours, row.difference, how]
                 lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
 

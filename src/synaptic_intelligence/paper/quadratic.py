@@ -191,8 +191,8 @@ def quadratic_rows(findings: Findings) -> list[Row]:
         Row(f"eq. 11, {error} the path, {smallest}", "-", worst([errors[-1] for errors in flow["error"]])),
         Row(f"eq. 11, {error} the path, extrapolated to steps of zero", "0", worst(flow["extrapolated"])),
         Row(
-            f"eq. 12, error of the mean path of {numbers['counts'][-1]} starts",
-            f"{fmean(expected[-1] for expected in average['expected']):.3f} expected",
+            f"eq. 12, error of the mean path of {numbers['counts'][-1]} starts, and what chance alone makes of it",
+            f"{fmean(expected[-1] for expected in average['expected']):.3f}",
             str(mean_and_interval([errors[-1] for errors in average["error"]])),
         ),
         Row(

@@ -1,9 +1,10 @@
-"""A line of the table in which the paper's numbers and ours stand side by side."""
+"""A line of the table in which what is expected and what we have stand side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import final
 
 from rich import box
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from synaptic_intelligence.paper.targets import TARGETS, Target
-from synaptic_intelligence.report.statistics import summarize
+from synaptic_intelligence.report.statistics import mean_and_interval, summarize
 from synaptic_intelligence.report.wording import method_name
 from synaptic_intelligence.result import Result
 
@@ -19,16 +20,19 @@ from synaptic_intelligence.result import Result
 @final
 @dataclass(frozen=True)
 class Row:
-    """What is compared, what the paper has, what we have, and how far apart these are (empty: that says nothing)."""
+    """What is compared, what is expected, what we have, and how far apart these are (empty: that says nothing).
+
+    Expected is a number or a claim of the paper, or what its equations say; "-" where there is neither.
+    """
 
     what: str
-    paper: str
+    expected: str
     ours: str
     difference: str = ""
 
 
 def accuracy_rows(result: Result) -> list[Row]:
-    """Return a row for each method: the average accuracy over all tasks after the last one."""
+    """Return for each method the average accuracy over all tasks after the last one, on test and on training images."""
     targets = TARGETS.get(result.experiment, {})
     rows = []
     for s in summarize(result):
@@ -39,6 +43,10 @@ def accuracy_rows(result: Result) -> list[Row]:
         seeds = f"{s.seeds} seed{'s'[: s.seeds != 1]}"
         what = f"average accuracy, {method_name(s.method, s.c)}"
         rows.append(Row(what, str(target) if target else "-", f"{s.average} ({seeds})", difference))
+        runs = [run for run in result.complete_runs if (run.method, run.c) == (s.method, s.c)]
+        if all(run.final_train_accuracy for run in runs):
+            train = mean_and_interval([fmean(run.final_train_accuracy) for run in runs])
+            rows.append(Row(f"the same on training images, {method_name(s.method, s.c)}", "-", f"{train} ({seeds})"))
     return rows
 
 
@@ -51,15 +59,15 @@ def row_table(title: str, rows: Sequence[Row], said: Sequence[str]) -> Table:
     """Return rows as a table for a terminal, followed by what must be said of them."""
     table = Table(title=Text(title, style="bold"), caption=Text("\n".join(said)), box=box.SIMPLE_HEAD, show_edge=False)
     table.title_justify = table.caption_justify = "left"
-    for header in ("", "paper", "ours"):
+    for header in ("", "expected", "ours"):
         table.add_column(Text(header), justify="right" if header else "left")
     for row in rows:
-        table.add_row(Text(row.what), Text(row.paper), Text(row.ours))
+        table.add_row(Text(row.what), Text(row.expected), Text(row.ours))
     return table
 
 
 def markdown_rows(rows: Sequence[Row]) -> str:
     """Return rows as a table in Markdown."""
-    cells = [["", "paper", "ours", "outside by"], [":--", "--:", "--:", "--:"]]
-    cells += [[row.what, row.paper, row.ours, row.difference] for row in rows]
+    cells = [["", "expected", "ours", "outside by"], [":--", "--:", "--:", "--:"]]
+    cells += [[row.what, row.expected, row.ours, row.difference] for row in rows]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in cells)

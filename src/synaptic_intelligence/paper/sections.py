@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from synaptic_intelligence.paper.correlations import correlation_rows, draw_correlations
+from synaptic_intelligence.paper.correlation_figure import draw_correlations
+from synaptic_intelligence.paper.correlations import correlation_rows
 from synaptic_intelligence.paper.final import draw_final
 from synaptic_intelligence.paper.measures import draw_measures, measure_rows
 from synaptic_intelligence.paper.page import Section

@@ -1,0 +1,86 @@
+"""What the paper reads from its figure 5, as numbers of ours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_up import RESULT, run
+
+from synaptic_intelligence.paper.correlations import between_tasks, correlation_rows
+from synaptic_intelligence.paper.row import Row
+from synaptic_intelligence.result import Result, Run, read_result
+
+Matrix = list[list[float]]
+COMMITTED = Path(__file__).parents[2] / "results" / "permuted-mnist.json"
+
+
+def _run(seed: int, c: float, second: Matrix) -> Run:
+    other = [[0.5] * i + [1.0] for i in range(len(second))]
+    paths = {"0.weight": other, "2.weight": second, "4.weight": other}
+    return run(seed, "si", c, last=[0.5] * len(second), correlation=paths)
+
+
+def _result(*runs: Run) -> Result:
+    names = [str(i) for i in range(len(runs[0].accuracy))]
+    return replace(RESULT, task_names=names, runs=list(runs), planned_runs=len(runs))
+
+
+def _readings(result: Result) -> list[Row]:
+    return [row for row in correlation_rows(result) if row.difference]
+
+
+# Between neighbours 0.1, 0.2, 0.9 and 0.7; all others 0.3.
+RISING = [[1.0], [0.1, 1.0], [0.3, 0.2, 1.0], [0.3, 0.3, 0.9, 1.0], [0.3, 0.3, 0.3, 0.7, 1.0]]
+FLAT = [[0.2] * i + [1.0] for i in range(5)]
+
+
+def test_correlations_are_means_over_pairs_and_then_over_seeds() -> None:
+    three = {"0.weight": [[1.0], [0.1, 1.0], [0.2, 0.6, 1.0]]}
+    other = {"0.weight": [[1.0], [0.0, 1.0], [0.0, 0.0, 1.0]]}
+    runs = [run(seed, "si", 0.1, last=[0.5] * 3, correlation=m) for seed, m in enumerate((three, other))]
+    found = between_tasks(_result(*runs))
+    assert [e.mean for e in found["si", 0.1]] == pytest.approx([0.15])
+
+
+def test_each_of_the_three_readings_has_its_number_and_its_verdict() -> None:
+    rows = correlation_rows(_result(_run(0, 0.0, RISING), _run(0, 0.1, FLAT)))
+    assert [(r.expected, r.ours, r.difference) for r in rows[:3]] == [
+        ("above 0", "0.650 (1 seed)", "as expected"),  # (0.9 + 0.7) / 2 - (0.1 + 0.2) / 2
+        ("below 0", "-0.275 (1 seed)", "as expected"),  # 0.2 - (0.1 + 0.2 + 0.9 + 0.7) / 4
+        ("below 0", "-0.170 (1 seed)", "as expected"),  # 0.2 - (1.9 + 6 * 0.3) / 10
+    ]
+    first = [r for r in rows if r.what.startswith("first layer")]
+    assert [(r.expected, r.ours) for r in first] == [("near 0", "0.500 (1 seed)")] * 2
+
+
+def test_what_goes_the_other_way_is_said() -> None:
+    rows = _readings(_result(_run(0, 0.0, FLAT), _run(0, 0.1, RISING)))
+    # Flat paths do not become more alike: zero decides nothing.
+    assert [r.difference for r in rows] == ["undecided", "not as expected", "not as expected"]
+
+
+def test_an_interval_that_holds_zero_decides_nothing() -> None:
+    runs = [_run(0, 0.0, FLAT), _run(0, 0.1, RISING), _run(1, 0.0, RISING), _run(1, 0.1, FLAT)]
+    rows = _readings(_result(*runs))
+    assert [r.difference for r in rows] == ["undecided"] * 3
+    assert rows[1].ours.endswith("(2 seeds)")
+
+
+def test_seeds_are_compared_with_themselves_alone() -> None:
+    (row, _) = _readings(_result(_run(7, 0.0, FLAT[:3]), _run(8, 0.1, FLAT[:3]), _run(7, 0.1, RISING[:3])))
+    assert row.ours == "-0.050 (1 seed)"
+
+
+def test_a_claim_about_two_strengths_needs_both() -> None:
+    assert _readings(_result(_run(0, 0.1, RISING))) == []
+
+
+def test_the_committed_runs_say_what_the_page_says_of_them() -> None:
+    """The words in the section "Differences" of the page; where this fails, they must change."""
+    rises, neighbours, pairs, *_ = correlation_rows(read_result(COMMITTED))
+    assert (rises.difference, neighbours.difference, pairs.difference) == ("as expected", "as expected", "undecided")
+    runs = {r.c: list(r.path_correlation.values())[1] for r in read_result(COMMITTED).complete_runs}
+    far = {c: [row[j] for i, row in enumerate(matrix) for j in range(i) if i - j >= 5] for c, matrix in runs.items()}
+    assert sum(far[0.1]) > sum(far[0.0])
