@@ -78,7 +78,7 @@ def draw_measures(findings: Findings) -> Figure:
         omega = np.array(scatter["omega"])
         for k, measure in enumerate(others):
             row, column = divmod(k, 2)
-            ax = panel(5.25 + 1.9 * column, bottom + 4.15 - 2.075 * row, 1.45, 1.4)
+            ax = panel(5.35 + 1.9 * column, bottom + 4.15 - 2.075 * row, 1.45, 1.4)
             _against(ax, np.array(scatter[measure]), omega)
             ax.set_title(measure, pad=3, size=9)
             if column == 0:
@@ -86,7 +86,7 @@ def draw_measures(findings: Findings) -> Figure:
         reached, seeds = fmean(numbers["test_accuracy"]), _seeds(findings)
         told = (
             f"A network that has learnt MNIST (test accuracy {reached:.3f}); mean over {seeds}."
-            f" Right: {len(omega)} weights of one seed, those above zero."
+            f" Right: omega of {len(omega)} weights of one seed, without zeros."
         )
         inscribe(figure, findings.title, told, study_warnings(findings))
     return figure
