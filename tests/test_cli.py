@@ -8,10 +8,12 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import RESULT, measures
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -20,11 +22,14 @@ import synaptic_intelligence.data
 from synaptic_intelligence.cli import main
 from synaptic_intelligence.cli.app import app
 from synaptic_intelligence.cli.progress import show_progress
+from synaptic_intelligence.data import load_mnist
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.lock import alone_in
 from synaptic_intelligence.experiments.plan import EpochDone, Job, JobStarted, Plan, Record, TaskDone
 from synaptic_intelligence.experiments.workers import JobError
-from synaptic_intelligence.result import read_result
+from synaptic_intelligence.findings import Findings, read_findings, write_findings
+from synaptic_intelligence.result import Result, read_result, write_result
+from synaptic_intelligence.tasks import Task
 
 BUNDLED = Path(synaptic_intelligence.data.__file__).parent / "files" / "mnist"
 QUICK = ["run", "split-mnist", "--seeds", "1", "--epochs", "1", "--limit", "200", "--workers", "1"]
@@ -60,6 +65,12 @@ def test_version() -> None:
     assert Outcome("--version").out.startswith(f"synaptic-intelligence {si.__version__}, torch ")
 
 
+def test_help_promises_a_page_for_tasks_alone() -> None:
+    for command in ("run", "report"):
+        told = " ".join(Outcome(command, "--help").out.split())
+        assert "and a page where tasks were learnt." in told
+
+
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["report", "--help"]])
 def test_help_shows_examples(words: list[str]) -> None:
     outcome = Outcome(*words)
@@ -87,6 +98,7 @@ def test_help_shows_examples(words: list[str]) -> None:
             "--data-dir nowhere (or SYNAPTIC_DATA_DIR): there is no such folder",
         ),
         (["run", "split-mnist", "--resume"], "nothing to resume: there is no runs/split-mnist/result.json"),
+        (["run", "toy", "--seeds", "5"], "--seeds: toy takes --quick, --threads and the folders alone"),
         (["run", "split-mnist", "--resume", "--overwrite"], "--resume goes on with a run and --overwrite"),
         (["report", "nowhere.json"], "[Errno 2] No such file or directory: 'nowhere.json'"),
         (["report", "nowhere.json", "nowhere.json"], "two of these results have one folder"),
@@ -197,6 +209,36 @@ def test_report_of_a_file_that_is_no_result_names_it(tmp_path: Path, content: st
     assert outcome.error.startswith(f"synaptic: {path}: ")
 
 
+@pytest.mark.parametrize(
+    ("outcome", "problem"),
+    [
+        (replace(measures(1), numbers={}), "its numbers are not those of importance-measures "),
+        (replace(measures(1), numbers={"measures": 1}), "its numbers are not those of importance-measures "),
+        (replace(measures(1), experiment="toy"), "its numbers are not those of toy "),
+        (replace(measures(1), experiment="split-mnist"), "findings of 'split-mnist', but this version "),
+        (replace(measures(1), experiment="other"), "findings of 'other', but this version "),
+        (replace(RESULT, experiment="toy"), "a result of tasks, but 'toy' is a study, which leaves findings\n"),
+    ],
+)
+def test_report_of_a_file_that_does_not_fit_its_experiment_says_so_in_one_line(
+    outcome: Result | Findings, problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file.json"
+    if isinstance(outcome, Result):
+        write_result(outcome, path)
+    else:
+        write_findings(outcome, path)
+    told = Outcome("report", path)
+    assert (told.code, told.out) == (2, "")
+    assert told.error.startswith(f"synaptic: {path}: {problem}")
+    assert told.error.count("\n") == 1
+
+
+def test_a_result_of_an_unknown_experiment_is_shown_as_any_other(tmp_path: Path) -> None:
+    write_result(replace(RESULT, experiment="other"), tmp_path / "result.json")
+    assert Outcome("report", tmp_path).code == 0
+
+
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -209,6 +251,50 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
         "    synaptic run split-mnist --seeds 1 --epochs 1 --limit 200 --workers 1 "
         f"--out '{tmp_path}/my run' --resume\n"
     )
+
+
+@pytest.mark.parametrize("words", [["run", "split-mnist"], ["run", "toy", "--quick"]])
+def test_an_interrupt_before_anything_is_kept_says_so(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("synaptic_intelligence.experiments.split_mnist.load_mnist", interrupted)
+    monkeypatch.setattr("synaptic_intelligence.cli.studying.run_study", interrupted)
+    outcome = Outcome(*words, "--threads", "1", "--out", tmp_path / "my run")
+    assert outcome.code == 130
+    assert outcome.error.startswith("synaptic: stopped. ")
+    told = {
+        "split-mnist": "Nothing was trained; start with the same command again\n",
+        "toy": "A study is computed in one go: nothing of it is kept. Start again with\n"
+        f"    synaptic run toy --quick --out '{tmp_path}/my run'\n",
+    }
+    assert outcome.error == f"synaptic: stopped. {told[words[1]]}"
+
+
+def test_a_study_that_is_stopped_while_it_is_shown_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("synaptic_intelligence.cli.studying.run_study", lambda *_: measures(1))
+    monkeypatch.setattr("synaptic_intelligence.cli.studying.report", interrupted)
+    outcome = Outcome("run", "importance-measures", "--out", tmp_path / "run")
+    assert outcome.code == 130
+    assert outcome.error.endswith(f"The findings are kept; show them with\n    synaptic report {tmp_path}/run\n")
+    assert read_findings(tmp_path / "run" / "findings.json") == measures(1)
+
+
+def test_one_process_loads_the_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Path | None] = []
+
+    def load(folder: Path | None) -> Task:
+        loaded.append(folder)
+        return load_mnist(folder)
+
+    monkeypatch.setattr("synaptic_intelligence.experiments.split_mnist.load_mnist", load)
+    assert Outcome(*QUICK, "--out", tmp_path / "run").code == 0
+    assert len(loaded) == 1
 
 
 def test_a_failed_job_says_why_and_keeps_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,6 +461,51 @@ def test_where_no_bars_can_be_drawn_a_long_task_is_not_silent(
         f"{epoch / 900:.0%} of the run is done, about {left} left"
         for epoch, left in ((3, "2:29:30"), (6, "2:29:00"))
     ]
+
+
+def test_progress_counts_images_and_goes_on_from_where_a_run_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = math.ceil(time.monotonic())
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    experiment = EXPERIMENTS["split-cifar"]
+    plan = Plan(experiment, replace(experiment.paper, seeds=1), "cpu", 1, None, tmp_path)
+    sizes = [50_000, *[5_000] * 5]
+    with show_progress(plan, {}, Console(file=io.StringIO()), sizes) as listen:
+        listen(JobStarted(Job(0, None), 0, 16))
+        now += 50
+        listen(EpochDone(Job(0, None), 0, 16, loss=0.5, accuracy=0.8, seconds=50.0))
+    # 17 of 60 epochs of 50 000 images; in all 60 of them, and 4 methods x 5 tasks x 60 epochs of 5 000: 9 million.
+    left = round(50 * (9_000_000 - 17 * 50_000) / 50_000)
+    assert f"; 9% of the run is done, about {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" in (
+        capsys.readouterr().out
+    )
+    # The tasks that a job had trained count from the beginning, not only when its turn has come.
+    first, half = Job(0, None), Job(0, plan.settings.methods[0])
+    records = {first: _record(tasks=1), half: _record(tasks=4)}
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160, no_color=True, _environ={"TERM": "xterm"})
+    with show_progress(plan, records, console, sizes) as listen:
+        listen(JobStarted(Job(0, plan.settings.methods[1]), 1, 0))
+        (whole,) = (line for line in _drawn(console, screen) if line.startswith("all "))
+        before = _share(whole)
+        listen(JobStarted(half, 4, 30))
+        (whole,) = (line for line in _drawn(console, screen) if line.startswith("all "))
+    assert "270 of 1260 epochs" in whole
+    # Of 9 million images 3 + 0.9, then 0.15 more; of the epochs it would be 0.19 and 0.21.
+    assert before == pytest.approx(3.9 / 9, abs=0.02)
+    assert _share(whole) == pytest.approx(4.05 / 9, abs=0.02)
+
+
+def _record(tasks: int) -> Record:
+    return Record([0.1] * 6, [[0.1] * 6] * tasks, [0.9] * tasks, [], [1.0] * tasks)
+
+
+def _share(line: str) -> float:
+    """How much of the bar in a line is filled; what is empty is blank where there is no colour."""
+    found = re.fullmatch(r"all +(━[━╸ ]+) \d+ of .*", line)
+    assert found is not None
+    return found[1].count("━") / len(found[1])
 
 
 def _drawn(console: Console, screen: io.StringIO) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from made_up import RESULT
 from typer.testing import CliRunner
 
 from synaptic_intelligence.cli.app import app
@@ -18,6 +21,7 @@ from synaptic_intelligence.cli.reproducing import default_names
 from synaptic_intelligence.data import load_cifar10
 from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES, split_cifar, split_cifar10
 from synaptic_intelligence.paper.sections import SECTIONS
+from synaptic_intelligence.result import read_result, write_result
 from synaptic_intelligence.tasks import Task
 
 
@@ -74,11 +78,27 @@ def test_each_says_on_every_output_that_it_is_not_the_protocol(out: Path) -> Non
         assert json.loads(file.read_text("utf-8"))["deviations"], name
         part = printed.partition(f"] {name}\n")[2].partition("\n[")[0]
         assert re.search(r"^Not the (paper's protocol|study as it is meant): ", part, re.MULTILINE), name
-        assert (out / name / "figure.svg").exists()
+        words = "not the study as it is meant" if name in STUDIES else "not the paper's protocol"
+        assert words in _drawn(out / name / "figure.svg"), name
+        assert words in _drawn(out / "figures" / f"{name}.svg"), name
+        if name in EXPERIMENTS:
+            shown = out / name / "report.html"
+            assert words in _written(shown), name
+            assert words in _drawn(shown), name
     page = (out / "paper.md").read_text("utf-8")
     assert "are not the paper's protocol" in page
     assert "the protocol's settings" not in page
     assert "the study as it is meant |" not in page.replace("not the study as it is meant |", "")
+
+
+def _drawn(path: Path) -> str:
+    """The words in the figures of a file: they are drawn as outlines, with a comment that has the text."""
+    return " ".join(re.findall(r"<!-- (.*?) -->", path.read_text("utf-8")))
+
+
+def _written(path: Path) -> str:
+    """The words of an HTML page, without those in its figures."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", path.read_text("utf-8"))).split())
 
 
 def test_the_page_shows_all_of_them(out: Path) -> None:
@@ -103,8 +123,20 @@ def test_what_is_done_is_not_done_again(out: Path) -> None:
 def test_correlations_can_be_run_alone(tmp_path: Path) -> None:
     outcome = Outcome("run", "task-correlations", "--quick", "--workers", "1", "--out", tmp_path / "run")
     assert outcome.code == 0
-    runs = json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))["runs"]
-    assert [len(run["path_correlation"]) for run in runs] == [3, 3]
+    result = json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))
+    assert [len(run["path_correlation"]) for run in result["runs"]] == [3, 3]
+    # What it is about is told on the terminal and drawn, beside the accuracies; and of EWC it says nothing.
+    assert outcome.out.startswith("Path integrals on permuted MNIST (figure 5 of the paper): ")
+    assert "Path integrals on permuted MNIST: accuracy after the last task" in outcome.out
+    rows = SECTIONS["task-correlations"].rows(read_result(tmp_path / "run" / "result.json"))
+    assert len(rows) >= 6
+    for row in rows:
+        assert row.what in outcome.out
+    assert outcome.out.count("This is not the paper's protocol") == 1
+    assert "Fisher" not in outcome.out
+    drawn = _drawn(tmp_path / "run" / "figure.svg")
+    assert drawn.count("correlations between tasks") == 1
+    assert "second layer" in drawn
 
 
 def test_data_that_is_missing_stops_one_experiment_and_not_the_others(
@@ -123,6 +155,61 @@ def test_data_that_is_missing_stops_one_experiment_and_not_the_others(
     assert "split-cifar10: not run yet" in (tmp_path / "all" / "paper.md").read_text("utf-8")
 
 
+def test_a_damaged_file_costs_its_own_place_on_the_page_alone(tmp_path: Path) -> None:
+    """Whether its experiment is asked for or not; the advice is one that can be followed here."""
+    for name, text in (("split-mnist", "{"), ("split-cifar10", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(text, "utf-8")
+    asked = ("reproduce", "--quick", "--out", tmp_path, "--only", "split-mnist", "--only", "toy")
+    outcome = Outcome(*asked)
+    assert outcome.code == 1
+    for name in ("split-mnist", "split-cifar10"):
+        (told,) = (line for line in outcome.error.splitlines() if f"{tmp_path}/{name}/result.json: " in line)
+        assert told.endswith(
+            f". To start it anew, remove or rename {tmp_path}/{name}; or reproduce elsewhere with --out"
+        )
+    assert "--overwrite" not in outcome.error
+    assert outcome.error.endswith("not all of it could be run: split-mnist, split-cifar10; why is said above\n")
+    page = (tmp_path / "paper.md").read_text("utf-8")
+    assert "split-mnist: not run yet" in page
+    assert "(figures/toy.svg)" in page
+
+    # Findings that an older version has made, for instance.
+    found = json.loads((tmp_path / "toy" / "findings.json").read_text("utf-8"))
+    (tmp_path / "toy" / "findings.json").write_text(json.dumps({**found, "numbers": {}}), "utf-8")
+    outcome = Outcome(*asked)
+    assert outcome.code == 1
+    assert f"{tmp_path}/toy/findings.json: its numbers are not those of toy " in outcome.error
+    assert "toy: not run yet" in (tmp_path / "paper.md").read_text("utf-8")
+
+    # An outcome of something else.
+    shutil.copytree(tmp_path / "toy", tmp_path / "quadratic")
+    outcome = Outcome(*asked[:4], "--only", "quadratic")
+    assert "quadratic/findings.json: of 'toy', where that of 'quadratic' belongs. To start it anew" in outcome.error
+
+
+def test_checkpoints_without_their_result_have_a_way_out_here_too(tmp_path: Path) -> None:
+    (tmp_path / "split-mnist" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "split-mnist" / "checkpoints" / "seed-0-first-task.pt").touch()
+    outcome = Outcome("reproduce", "--quick", "--out", tmp_path, "--only", "split-mnist")
+    assert outcome.code == 1
+    assert f"To start it anew, remove or rename {tmp_path}/split-mnist; or " in outcome.error
+    assert "--overwrite" not in outcome.error
+    assert "--resume" not in outcome.error
+
+
+def test_a_result_without_a_complete_run_is_not_run_yet(tmp_path: Path) -> None:
+    (tmp_path / "split-mnist").mkdir()
+    write_result(RESULT, tmp_path / "split-mnist" / "result.json")
+    outcome = Outcome("reproduce", "--quick", "--out", tmp_path, "--only", "toy")
+    assert (outcome.code, outcome.error) == (0, "")
+    assert "split-mnist: not run yet" in (tmp_path / "paper.md").read_text("utf-8")
+
+
+def test_seeds_are_not_asked_of_a_study_that_has_none(tmp_path: Path) -> None:
+    assert Outcome("reproduce", "--quick", "--seeds", "2", "--out", tmp_path, "--only", "toy").code == 0
+
+
 def test_other_settings_than_those_that_are_there_are_refused(out: Path) -> None:
     outcome = Outcome("reproduce", "--quick", "--seeds", "2", "--out", out, "--only", "split-mnist")
     assert outcome.code == 1
@@ -130,6 +217,9 @@ def test_other_settings_than_those_that_are_there_are_refused(out: Path) -> None
     of_a_study = Outcome("reproduce", "--quick", "--seeds", "2", "--out", out, "--only", "importance-measures")
     assert of_a_study.code == 1
     assert "importance-measures/findings.json was made with other settings" in of_a_study.error
+    for told, name in ((outcome, "split-mnist"), (of_a_study, "importance-measures")):
+        assert f"To start it anew, remove or rename {out}/{name}; or reproduce elsewhere with --out\n" in told.error
+        assert "--overwrite" not in told.error
 
 
 def test_an_unknown_experiment_is_refused() -> None:

@@ -84,7 +84,7 @@ class Result:
         environment: versions, device, threads and so on, by name.
         command: the command that made this result.
         started: when it started, ISO 8601 in UTC.
-        wall_seconds: how long it took, seconds.
+        wall_seconds: how long it took, without the pauses between a stop and a resumption, seconds.
         chance: accuracy of guessing on one task, a fraction.
 
     Example:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import SETTINGS, TINY
@@ -154,8 +155,8 @@ def _read(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Settings:
         },
     ],
 )
-def test_the_command_line_reads_its_own_flags(changes: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = replace(PERMUTED_MNIST.paper, **changes)  # type: ignore[arg-type]
+def test_the_command_line_reads_its_own_flags(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = replace(PERMUTED_MNIST.paper, **changes)
     assert _read(flags(ours, PERMUTED_MNIST.paper), monkeypatch) == ours
 
 

@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -236,14 +237,43 @@ def test_checkpoints_or_a_foreign_result_are_not_overwritten_either(tmp_path: Pa
     with pytest.raises(Stop):
         start(plan, stop_at(3))
     plan.result.unlink()
-    with pytest.raises(RefusedError, match="not complete"):
-        start(plan)
+    # What the one refuses must not be what the other advises.
+    for attempt in (start, resume):
+        with pytest.raises(RefusedError, match=r"cannot be resumed: there is no .*result\.json\. Start anew"):
+            attempt(plan)
     shutil.rmtree(plan.checkpoints)
     plan.result.write_text("{}")
     with pytest.raises(RefusedError, match=r"result\.json.*--overwrite"):
         start(plan)
     with pytest.raises(RefusedError, match=r"result\.json.*--overwrite"):
         resume(plan)
+
+
+def test_the_wall_time_is_kept_through_stops_and_leaves_out_the_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("synaptic_intelligence.experiments.runner.time.monotonic", lambda: now)
+    heard: list[Message] = []
+
+    def listen(message: Message) -> None:
+        heard.append(message)
+        if len(heard) == 3:
+            raise Stop
+
+    def slow(*words: Any, **more: Any) -> Any:
+        nonlocal now
+        now += 10
+        return train_epoch(*words, **more)
+
+    monkeypatch.setattr("synaptic_intelligence.experiments.job.train_epoch", slow)
+    plan = _plan(tmp_path, replace(SETTINGS, seeds=1))
+    with pytest.raises(Stop):
+        start(plan, listen)
+    # Two epochs, the second of which ends the task; stopped before the task was told of.
+    assert read_result(plan.result).wall_seconds == 20.0
+    now += 1000
+    assert resume(plan).wall_seconds == 100.0
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:

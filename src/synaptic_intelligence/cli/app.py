@@ -19,6 +19,7 @@ from synaptic_intelligence.cli.studying import StudyRequest, study, study_settin
 from synaptic_intelligence.cli.training import Request, train
 from synaptic_intelligence.document import ResultError
 from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES, Experiment, Study
+from synaptic_intelligence.experiments.folder import RefusedError
 from synaptic_intelligence.version import __version__
 
 _EXAMPLES = """[bold]Examples[/bold]
@@ -142,7 +143,7 @@ def _run(
         bool, typer.Option("--overwrite", help="Replace the run that is there.", rich_help_panel=_FOLDER)
     ] = False,
 ) -> None:
-    """Run an experiment of the paper; figure, table and page come at the end."""
+    """Run an experiment of the paper; its table and figure come at the end, and a page where tasks were learnt."""
     given: dict[str, Any] = {
         "seeds": seeds,
         "first_seed": first_seed,
@@ -165,7 +166,8 @@ def _run(
                 experiment, quick, {**changes, **{key: True for key, foreign in elsewhere.items() if foreign}}
             )
             asked = StudyRequest(experiment, settings, quick, threads, folder, out, overwrite)
-        study(asked)
+        with refusing(RefusedError):
+            study(asked)
         return
     with refusing(ValueError):
         request = Request(
@@ -179,7 +181,8 @@ def _run(
             resume=resume,
             overwrite=overwrite,
         )
-    train(request)
+    with refusing(RefusedError):
+        train(request)
 
 
 @app.command("reproduce", epilog=_EXAMPLES)
@@ -219,10 +222,11 @@ def _reproduce(
 def _report(
     results: Annotated[list[Path], typer.Argument(metavar="RESULT", help="Result files, or their folders.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where figure and page go. Default: beside result.json; for a.json, a folder a.")
+        Path | None,
+        typer.Option(help="Where figures and pages go. Default: beside result.json; for a.json, a folder a."),
     ] = None,
 ) -> None:
-    """Show results as tables; write a figure and a page of each."""
+    """Show results as tables; write a figure of each, and a page where tasks were learnt."""
     paths = [_outcome_in(path) if path.is_dir() else path for path in results]
     folders = [_report_folder(path, out, alone=len(paths) == 1) for path in paths]
     if len({folder.resolve() for folder in folders}) < len(folders):

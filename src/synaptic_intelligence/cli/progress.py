@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from synaptic_intelligence.experiments.plan import EpochDone, Job, JobStarted, Message, Plan, Record, TaskDone
-from synaptic_intelligence.experiments.runner import unfinished_jobs
 from synaptic_intelligence.result import AT_ONCE
 
 _LONGEST_SILENCE = 30.0  # seconds
@@ -44,8 +43,9 @@ def show_progress(
     )
     # What is shown changes with the messages alone: no thread that draws it again in between.
     with Progress(*columns, console=console, expand=True, auto_refresh=False) as progress:
-        whole = progress.add_task("all", total=tally.total, completed=tally.done, where="starting", how="", left="")
-        progress.refresh()
+        # In images, as the time left is: an epoch of one task may take ten times as long as that of another.
+        whole = progress.add_task("all", total=1.0, where="starting", how="", left="")
+        progress.update(whole, completed=tally.share, refresh=True)
         shown: dict[Job, TaskID] = {}
 
         def listen(message: Message) -> None:
@@ -62,7 +62,7 @@ def show_progress(
                 )
             progress.update(shown[job], completed=tally.done_of[job])
             where = f"{tally.done} of {tally.total} epochs"
-            progress.update(whole, completed=tally.done, where=where, left=_left(tally.left()))
+            progress.update(whole, completed=tally.share, where=where, left=_left(tally.left()))
             if tally.done_of[job] == tally.epochs(job) and not isinstance(message, EpochDone):
                 progress.remove_task(shown[job])
             progress.refresh()
@@ -84,8 +84,7 @@ class _Tally:
     began: float | None = None
 
     def __post_init__(self) -> None:
-        left = unfinished_jobs(self.plan, self.records)
-        self.done_of = {job: 0 if job in left else self.epochs(job) for job in self.plan.jobs}
+        self.done_of = {job: self._tasks_before(job) * self.plan.settings.epochs for job in self.plan.jobs}
 
     @property
     def tasks(self) -> int:
@@ -128,6 +127,10 @@ class _Tally:
     def job_left(self, job: Job) -> float:
         images, seconds = self.speed_of[job]
         return self._images_left_of(job) * seconds / images
+
+    def _tasks_before(self, job: Job) -> int:
+        """Return how many of a job's tasks were trained before this sitting; of its epochs it tells when it starts."""
+        return len(self.records[job].accuracy) - self.plan.stages(job).start if job in self.records else 0
 
     def _images_left(self) -> int:
         return sum(self._images_left_of(job) for job in self.plan.jobs)

@@ -21,6 +21,12 @@ def fail(reason: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def stop(what_is_kept: str) -> NoReturn:
+    """End the command: the user has stopped it."""
+    typer.echo(f"synaptic: stopped. {what_is_kept}", err=True)
+    raise typer.Exit(130)
+
+
 @contextmanager
 def refusing(*errors: type[Exception]) -> Iterator[None]:
     """Return a context that ends the command where one of ``errors`` is raised, with its message."""
@@ -28,3 +34,8 @@ def refusing(*errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         refuse(str(error))
+
+
+def sentence(error: Exception) -> str:
+    """Return what an error says, with a full stop, so that another sentence may follow."""
+    return f"{str(error).removesuffix('.')}."

@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 
 from synaptic_intelligence.cli.machine import check_machine
-from synaptic_intelligence.cli.refusal import refuse, refusing
+from synaptic_intelligence.cli.refusal import refusing, stop
 from synaptic_intelligence.cli.reporting import report
 from synaptic_intelligence.data import DataError
 from synaptic_intelligence.experiments import Study
@@ -55,14 +55,28 @@ class StudyRequest:
         words += ["--threads", str(self.threads)] if self.threads != 1 else []
         return shlex.join(words)
 
+    @property
+    def again(self) -> str:
+        """The command that asks for the same once more."""
+        words = ["--data-dir", str(self.data_dir)] if self.data_dir else []
+        words += ["--out", str(self.out)] if self.out else []
+        words += ["--overwrite"] if self.overwrite else []
+        return shlex.join([*shlex.split(self.command), *words])
+
 
 def study(request: StudyRequest) -> None:
-    """Compute the study, and show what came of it; files are written when that is done."""
+    """Compute the study, and show what came of it; files are written when that is done.
+
+    Raises:
+        RefusedError: the folder holds findings already, or another run is at work in it.
+    """
     path = request.folder / "findings.json"
     if path.exists() and not request.overwrite:
-        refuse(f"{request.folder} holds findings already. Replace them with --overwrite, or write elsewhere with --out")
+        way_out = "Replace them with --overwrite, or write elsewhere with --out"
+        raise RefusedError(f"{request.folder} holds findings already.", way_out)
     began = time.monotonic()
     seeds = f"{request.settings.seeds} seed{'s'[: request.settings.seeds != 1]}"
+    seeds = seeds if request.study.seeded else "nothing is random"
     print(f"{request.study.title} ({request.study.source} of the paper): {seeds}; cpu, one process")
     if different := study_deviations(request.study, request.settings):
         print(f"Not the study as it is meant: {'; '.join(different)}")
@@ -71,17 +85,22 @@ def study(request: StudyRequest) -> None:
         # Not through rich, which would break the lines.
         print(f"{what}; {time.monotonic() - began:.0f} s so far", flush=True)
 
+    kept = f"A study is computed in one go: nothing of it is kept. Start again with\n    {request.again}"
     threads = torch.get_num_threads()
     torch.set_num_threads(request.threads)
     try:
-        with refusing(DataError, RefusedError, OSError):
+        with refusing(DataError, OSError):
             request.folder.mkdir(parents=True, exist_ok=True)
             with alone_in(request.folder):
                 findings = run_study(
                     request.study, request.settings, request.data_dir, request.threads, request.command, listen
                 )
                 write_findings(findings, path)
+                shows = shlex.join(["synaptic", "report", str(request.folder)])
+                kept = f"The findings are kept; show them with\n    {shows}"
                 report(findings, path, request.folder)
+    except KeyboardInterrupt:
+        stop(kept)
     finally:
         torch.set_num_threads(threads)
 
@@ -90,11 +109,13 @@ def study_settings(study: Study, quick: bool, given: dict[str, Any]) -> StudySet
     """Return the settings of a study, with the number of seeds that was ``given``.
 
     Raises:
-        ValueError: something else was given, which a study does not have; or fewer than one seed.
+        ValueError: something was given that this study does not have; or fewer than one seed.
     """
-    foreign = [f"--{'rival' if name == 'rivals' else name.replace('_', '-')}" for name in given if name != "seeds"]
+    own = ["seeds"] if study.seeded else []
+    foreign = [f"--{'rival' if name == 'rivals' else name.replace('_', '-')}" for name in given if name not in own]
     if foreign:
-        raise ValueError(f"{', '.join(foreign)}: {study.name} takes --seeds, --quick, --threads and the folders alone")
+        takes = ", ".join([*(f"--{name}" for name in own), "--quick", "--threads"])
+        raise ValueError(f"{', '.join(foreign)}: {study.name} takes {takes} and the folders alone")
     settings: Any = study.quick if quick else study.settings
     seeds = given.get("seeds", settings.seeds)
     if seeds < 1:

@@ -14,19 +14,20 @@ from rich.console import Console
 
 from synaptic_intelligence.cli.machine import check_machine
 from synaptic_intelligence.cli.progress import show_progress
-from synaptic_intelligence.cli.refusal import fail, refusing
+from synaptic_intelligence.cli.refusal import fail, refusing, sentence, stop
 from synaptic_intelligence.cli.reporting import report
 from synaptic_intelligence.data import DataError
 from synaptic_intelligence.document import exact
 from synaptic_intelligence.experiments import Experiment
 from synaptic_intelligence.experiments.checkpoint import CheckpointError
-from synaptic_intelligence.experiments.folder import RefusedError, resume_run, start_run
+from synaptic_intelligence.experiments.folder import resume_run, start_run
 from synaptic_intelligence.experiments.lock import alone_in
 from synaptic_intelligence.experiments.plan import Job, Plan, Record
 from synaptic_intelligence.experiments.runner import default_workers, run
 from synaptic_intelligence.experiments.settings import Settings, flags
 from synaptic_intelligence.experiments.workers import JobError
 from synaptic_intelligence.result import Result
+from synaptic_intelligence.tasks import Stream
 
 _OTHER_SETTINGS = (
     "The training has diverged, and would again: choose other settings (a smaller --lr or --c, a larger --xi), and "
@@ -93,17 +94,21 @@ class Request:
 
 
 def train(request: Request) -> None:
-    """Run the experiment to its end, and show what came of it."""
+    """Run the experiment to its end, and show what came of it.
+
+    Raises:
+        RefusedError: the folder holds something else.
+    """
     plan = request.plan
     workers = default_workers(plan.settings, plan.device) if request.workers is None else request.workers
     with ExitStack() as held:
-        with refusing(RefusedError, DataError, OSError):
-            # Before anything is made or replaced: without its data a run cannot even begin.
-            sizes = [
-                len(task.train_targets[: plan.settings.limit])
-                for task in plan.experiment.stream(plan.data_dir, plan.settings.tasks)
-            ]
-            result, records = _open(request, plan, workers, held)
+        try:
+            with refusing(DataError, OSError):
+                # Before anything is made or replaced: without its data a run cannot even begin.
+                sizes, loaded = _load(plan, workers)
+                result, records = _open(request, plan, workers, held)
+        except KeyboardInterrupt:
+            stop("Nothing was trained; start with the same command again")
         try:
             if result.complete:
                 print(f"The run in {plan.out} is complete: nothing is left to train.")
@@ -111,16 +116,21 @@ def train(request: Request) -> None:
                 _print_header(plan, result, workers)
                 (plan.out / "error.txt").unlink(missing_ok=True)
                 with show_progress(plan, records, Console(), sizes) as listen:
-                    result = run(plan, result, records, workers, listen)
+                    result = run(plan, result, records, workers, listen, loaded)
             report(result, plan.result, plan.out)
         except KeyboardInterrupt:
-            typer.echo(f"synaptic: stopped. {_way_on(request)}", err=True)
-            raise typer.Exit(130) from None
+            stop(_way_on(request))
         except JobError as error:
             way_on = _OTHER_SETTINGS if error.diverged else _way_on(request)
-            fail(f"{_sentence(error)}{_keep(error.details, plan.out / 'error.txt')} {way_on}")
+            fail(f"{sentence(error)}{_keep(error.details, plan.out / 'error.txt')} {way_on}")
         except OSError as error:
-            fail(f"{plan.out}: {_sentence(error)} {_way_on(request)}")
+            fail(f"{plan.out}: {sentence(error)} {_way_on(request)}")
+
+
+def _load(plan: Plan, workers: int) -> tuple[list[int], Stream | None]:
+    """Return how many training images each task has, and the tasks, unless workers are to load their own."""
+    stream = plan.load()
+    return [len(task.train_targets) for task in stream], stream if workers < 2 else None
 
 
 def _open(request: Request, plan: Plan, workers: int, held: ExitStack) -> tuple[Result, dict[Job, Record]]:
@@ -147,10 +157,6 @@ def _keep(details: str, path: Path) -> str:
         typer.echo(details, err=True)
         return ""
     return f" The traceback is in {path}."
-
-
-def _sentence(error: Exception) -> str:
-    return f"{str(error).removesuffix('.')}."
 
 
 def _print_header(plan: Plan, result: Result, workers: int) -> None:

@@ -15,12 +15,23 @@ from synaptic_intelligence.result import Result, read_result, write_result
 
 # Of the environment these decide the numbers, to the last bit, as the settings do.
 _DECISIVE = ("synaptic_intelligence", "torch", "device", "threads")
+_ANEW = "Start anew with --overwrite, or write elsewhere with --out"
 _MADE_FROM_RESULT = ("figure.png", "figure.svg", "report.html")
 
 
 @final
 class RefusedError(ValueError):
-    """The run may not start or go on in this folder; the message says why, and what may."""
+    """The run may not start or go on in this folder.
+
+    Args:
+        problem: why, a sentence.
+        way_out: what may be done, in the options of ``synaptic run``; empty: the problem says it.
+    """
+
+    def __init__(self, problem: str, way_out: str = "") -> None:
+        super().__init__(f"{problem} {way_out}".rstrip())
+        self.problem = problem
+        self.way_out = way_out
 
 
 def start_run(plan: Plan, workers: int, command: str, *, overwrite: bool) -> Result:
@@ -70,9 +81,11 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
     try:
         result = read_result(plan.result)
     except FileNotFoundError:
-        raise RefusedError(f"nothing to resume: there is no {plan.result}. Leave out --resume") from None
+        if _has_checkpoints(plan):
+            raise _without_result(plan) from None
+        raise RefusedError(f"nothing to resume: there is no {plan.result}.", "Leave out --resume") from None
     except ResultError as error:
-        raise RefusedError(f"{error} Start anew with --overwrite, or in another folder with --out") from error
+        raise _damaged(error) from error
     now = {"experiment": plan.experiment.name, **_settings(plan)}
     then: dict[str, JSON] = {"experiment": result.experiment, **result.settings}
     environment = describe_environment(plan.device, plan.threads, workers)
@@ -85,8 +98,8 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
     ]
     if differing:
         raise RefusedError(
-            f"the run in {plan.out} has other settings: {'; '.join(differing)}. Resume with its own "
-            f"settings ({result.command}), or start anew with --overwrite, or elsewhere with --out"
+            f"the run in {plan.out} has other settings: {'; '.join(differing)}.",
+            f"Resume with its own settings ({result.command}), or start anew with --overwrite, or elsewhere with --out",
         )
     if result.complete:
         # It may have been killed between its last task and the end.
@@ -120,21 +133,35 @@ def _now() -> str:
 
 
 def _refuse_loss(plan: Plan) -> None:
-    way_out = "Start anew with --overwrite, or write elsewhere with --out"
     try:
         result = read_result(plan.result)
     except FileNotFoundError:
         result = None
     except ResultError as error:
-        raise RefusedError(f"{error} {way_out}") from error
+        raise _damaged(error) from error
     if result is not None and result.complete:
-        raise RefusedError(f"{plan.out} holds a complete result already. {way_out}")
+        raise RefusedError(f"{plan.out} holds a complete result already.", _ANEW)
     # A result without runs and checkpoints, of a run that failed at once, holds nothing that could be lost.
-    if (result is not None and result.runs) or any(plan.checkpoints.glob("seed-*.pt")):
-        raise RefusedError(f"{plan.out} holds a run that is not complete. Go on with --resume. {way_out}")
+    if result is None and _has_checkpoints(plan):
+        raise _without_result(plan)
+    if (result is not None and result.runs) or _has_checkpoints(plan):
+        raise RefusedError(f"{plan.out} holds a run that is not complete.", f"Go on with --resume. {_ANEW}")
     made = [name for name in _MADE_FROM_RESULT if (plan.out / name).exists()]
     if made and result is None:
-        raise RefusedError(f"{plan.out} holds {made[0]} already, which a run would replace. {way_out}")
+        raise RefusedError(f"{plan.out} holds {made[0]} already, which a run would replace.", _ANEW)
+
+
+def _has_checkpoints(plan: Plan) -> bool:
+    return any(plan.checkpoints.glob("seed-*.pt"))
+
+
+def _damaged(error: ResultError) -> RefusedError:
+    return RefusedError(f"{str(error).removesuffix('.')}.", _ANEW)
+
+
+def _without_result(plan: Plan) -> RefusedError:
+    # The result has the settings; without them nobody knows what the checkpoints are of.
+    return RefusedError(f"{plan.checkpoints} holds a run that cannot be resumed: there is no {plan.result}.", _ANEW)
 
 
 def _settings(plan: Plan) -> dict[str, JSON]:

@@ -10,6 +10,7 @@ from synaptic_intelligence.experiments.experiment import Experiment
 from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.result import AT_ONCE
+from synaptic_intelligence.tasks import Stream
 
 
 @final
@@ -70,6 +71,24 @@ class Plan:
     def task_names(self) -> tuple[str, ...]:
         """The names of the tasks, in the order of training."""
         return self.experiment.task_names(self.settings.tasks)
+
+    def load(self) -> Stream:
+        """Return the tasks, on the CPU, with as many images as the settings allow.
+
+        Raises:
+            DataError: the data is missing or damaged.
+        """
+        first = slice(self.settings.limit)
+        return tuple(
+            replace(
+                task,
+                train_inputs=task.train_inputs[first],
+                train_targets=task.train_targets[first],
+                test_inputs=task.test_inputs[first],
+                test_targets=task.test_targets[first],
+            )
+            for task in self.experiment.stream(self.data_dir, self.settings.tasks)
+        )
 
     def stages(self, job: Job) -> range:
         """The numbers of the tasks that ``job`` trains, counted from 0; all tasks at once are one stage."""

@@ -11,16 +11,22 @@ from dataclasses import asdict, replace
 import torch
 
 from synaptic_intelligence.experiments.folder import clear_checkpoints
-from synaptic_intelligence.experiments.plan import Job, Message, Plan, Record, TaskDone, taken_over
+from synaptic_intelligence.experiments.plan import Job, JobStarted, Message, Plan, Record, TaskDone, taken_over
 from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.experiments.workers import JobError, run_here, run_in_workers
 from synaptic_intelligence.result import Result, Run, write_result
+from synaptic_intelligence.tasks import Stream
 
 
 def run(
-    plan: Plan, result: Result, records: dict[Job, Record], workers: int, listen: Callable[[Message], None]
+    plan: Plan,
+    result: Result,
+    records: dict[Job, Record],
+    workers: int,
+    listen: Callable[[Message], None],
+    loaded: Stream | None = None,
 ) -> Result:
-    """Train what is left of ``plan``, and return the complete result, whose file is renewed after each task.
+    """Train what is left of ``plan``, and return the complete result, whose file is renewed after each epoch.
 
     Where the result is complete already there is nothing to do.
 
@@ -30,6 +36,7 @@ def run(
         records: what jobs have measured so far; empty for a new run.
         workers: processes side by side; 0 or 1: this one alone.
         listen: is told of each job, epoch and task.
+        loaded: the tasks of the plan, where they are loaded already; workers load their own.
 
     Raises:
         JobError: a job failed, its worker died, or the result is not complete at the end; what was done until then
@@ -49,6 +56,8 @@ def run(
     def note(message: Message) -> None:
         if isinstance(message, TaskDone):
             records[message.job] = message.record
+        if not isinstance(message, JobStarted):
+            # After an epoch too: its checkpoint is kept, so its time has to be.
             write()
         listen(message)
 
@@ -56,7 +65,7 @@ def run(
     if workers > 1 and left:
         run_in_workers(plan, left, workers, note)
     else:
-        run_here(plan, left, note)
+        run_here(plan, left, note, loaded)
     whole = write()
     if not whole.complete:
         done = f"{len(whole.complete_runs)} of {whole.planned_runs} runs are complete"

@@ -40,6 +40,7 @@ class Study:
         quick: settings that take seconds, to see that all works.
         compute: measures, from the settings, the folder of the data (None: where it is by default), and a listener
             that is told in words how far it is.
+        seeded: whether it draws random numbers; if not, its settings have one seed, and more would be the same again.
 
     Example:
         >>> from synaptic_intelligence.experiments import STUDIES
@@ -54,6 +55,7 @@ class Study:
     settings: StudySettings
     quick: StudySettings
     compute: Callable[[Any, Path | None, Callable[[str], None]], Mapping[str, JSON]]
+    seeded: bool = True
 
 
 def run_study(

@@ -17,10 +17,11 @@ PAPER = replace(PERMUTED_MNIST.paper, c=(0.0, 0.1), rivals=())
 TASK_CORRELATIONS = replace(
     PERMUTED_MNIST,
     name="task-correlations",
+    title="Path integrals on permuted MNIST",
     what="whether the tasks of permuted MNIST use the same synapses",
     source="figure 5",
     paper=PAPER,
-    quick=replace(PERMUTED_MNIST.quick, c=(0.0, 0.1), rivals=()),
+    quick=replace(PERMUTED_MNIST.quick, c=PAPER.c, rivals=(), fisher_images=PAPER.fisher_images),
     protocol={name: PERMUTED_MNIST.protocol[name] for name in ("network", "initialisation", "optimizer")},
     rivals=(),
 )

@@ -209,4 +209,5 @@ TOY = Study(
     settings=Toy(),
     quick=Toy(lr=0.05, steps=2000),
     compute=compute,
+    seeded=False,
 )

@@ -8,7 +8,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -19,7 +19,7 @@ import torch
 from synaptic_intelligence.errors import SynapseError
 from synaptic_intelligence.experiments.job import train_job
 from synaptic_intelligence.experiments.plan import Job, Message, Plan
-from synaptic_intelligence.tasks import Task
+from synaptic_intelligence.tasks import Stream
 
 
 @final
@@ -62,8 +62,8 @@ class _JobFailed:
         return JobError(f"{self.job}: {self.cause}", self.details, diverged=self.diverged)
 
 
-def run_here(plan: Plan, jobs: list[Job], listen: Callable[[Message], None]) -> None:
-    """Train ``jobs`` one after the other in this process.
+def run_here(plan: Plan, jobs: list[Job], listen: Callable[[Message], None], loaded: Stream | None = None) -> None:
+    """Train ``jobs`` one after the other in this process, on the tasks of ``plan`` if they are ``loaded`` already.
 
     Raises:
         JobError: a job failed.
@@ -74,7 +74,7 @@ def run_here(plan: Plan, jobs: list[Job], listen: Callable[[Message], None]) -> 
         stream = None
         for job in jobs:
             try:
-                stream = stream or _load(plan)
+                stream = stream or _on_device(plan, loaded)
                 train_job(plan, job, stream, listen)
             except Exception as error:
                 raise _JobFailed.by(job, error).as_error() from error
@@ -182,7 +182,7 @@ def _work(parent: Connection, plan: Plan) -> None:
         while True:
             job = parent.recv()
             try:
-                stream = stream or _load(plan)
+                stream = stream or _on_device(plan)
                 train_job(plan, job, stream, parent.send)
             except Exception as error:
                 parent.send(_JobFailed.by(job, error))
@@ -198,15 +198,5 @@ def _follow_parent() -> None:
     os._exit(1)
 
 
-def _load(plan: Plan) -> tuple[Task, ...]:
-    first = slice(plan.settings.limit)
-    return tuple(
-        replace(
-            task,
-            train_inputs=task.train_inputs[first],
-            train_targets=task.train_targets[first],
-            test_inputs=task.test_inputs[first],
-            test_targets=task.test_targets[first],
-        ).to(plan.device)
-        for task in plan.experiment.stream(plan.data_dir, plan.settings.tasks)
-    )
+def _on_device(plan: Plan, loaded: Stream | None = None) -> Stream:
+    return tuple(task.to(plan.device) for task in loaded or plan.load())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synaptic_intelligence.document import read_document
+from synaptic_intelligence.document import ResultError, read_document
+from synaptic_intelligence.experiments import STUDIES
+from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.findings import Findings, read_findings
 from synaptic_intelligence.report.wording import study_warnings, warnings
-from synaptic_intelligence.result import Result, read_result
+from synaptic_intelligence.result import Result, Run, read_result
 
 Outcome = Result | Findings
 """What an experiment leaves."""
@@ -17,14 +19,24 @@ def read_outcome(path: Path) -> Outcome:
     """Read a result file or a findings file, whichever it is.
 
     Raises:
-        ResultError: it is neither, or damaged; the message names the file and the problem.
+        ResultError: it is neither, or damaged, or the experiment that it names leaves the other kind; the message
+            names the file and the problem.
         OSError: the file cannot be opened.
     """
     value = read_document(path).value
     kind = value.get("format") if isinstance(value, dict) else None
     if kind == "synaptic-intelligence findings":
-        return read_findings(path)
-    return read_result(path)
+        findings = read_findings(path)
+        if findings.experiment not in STUDIES:
+            raise ResultError(
+                f"{path}: findings of {findings.experiment!r}, but this version of synaptic-intelligence has no study "
+                f"{findings.experiment!r}; there are: {', '.join(STUDIES)}"
+            )
+        return findings
+    result = read_result(path)
+    if result.experiment in STUDIES:
+        raise ResultError(f"{path}: a result of tasks, but {result.experiment!r} is a study, which leaves findings")
+    return result
 
 
 def said_of(outcome: Outcome) -> list[str]:
@@ -33,13 +45,33 @@ def said_of(outcome: Outcome) -> list[str]:
 
 
 def made(outcome: Outcome) -> str:
-    """Say by which command, in what time and where an outcome was made."""
+    """Say by which command, in what time and where an outcome was made.
+
+    Runs side by side take less time by the clock than their training takes together.
+    """
     where = outcome.environment
     device = f"{where.get('device_name') or where.get('device')}, torch {where.get('torch')}"
-    minutes = outcome.wall_seconds / 60
-    took = f"{minutes / 60:.1f} hours" if minutes >= 100 else f"{minutes:.1f} minutes"
-    if minutes < 2:
-        took = f"{outcome.wall_seconds:.1f} seconds"
+    took = _time(outcome.wall_seconds)
+    if isinstance(outcome, Result) and outcome.runs:
+        took = f"{_time(_training_seconds(outcome))} of training ({took} by the clock)"
     sittings = where.get("resumed")
     pauses = f", resumed {len(sittings)} time{'s'[: len(sittings) != 1]}" if isinstance(sittings, list) else ""
     return f"`{outcome.command}`, {took} on {device}{pauses}"
+
+
+def _training_seconds(result: Result) -> float:
+    """Return the time that all runs took to train; the first task that methods of a seed share was trained once."""
+    shared = {run.seed: run.task_seconds[0] for run in result.runs if run.task_seconds and _shares_first_task(run)}
+    own = [seconds for run in result.runs for seconds in run.task_seconds[_shares_first_task(run) :]]
+    return sum(shared.values()) + sum(own)
+
+
+def _shares_first_task(run: Run) -> bool:
+    return Method(run.method, run.c).shares_first_task
+
+
+def _time(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 2:
+        return f"{seconds:.1f} seconds"
+    return f"{minutes / 60:.1f} hours" if minutes >= 100 else f"{minutes:.1f} minutes"
