@@ -15,9 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from synaptic_intelligence.paper.page import write_paper
+from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows
 from synaptic_intelligence.paper.sections import SECTIONS
 from synaptic_intelligence.report import draw_figure, markdown_table
+from synaptic_intelligence.report.statistics import summarize
 from synaptic_intelligence.report.style import svg_text
+from synaptic_intelligence.report.wording import numbers_shown, warnings
 from synaptic_intelligence.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +44,14 @@ def figure(file: Path) -> str:
     return f"![{title}: accuracy on each task as more tasks are learnt]({FIGURES / file.stem}.svg)\n"
 
 
+def rows(file: Path) -> str:
+    """Return a result's averages beside the paper's, and what must be said of them."""
+    result = read_result(file)
+    said = "".join(f"{text}\n\n" for text in [*warnings(result), numbers_shown(summarize(result))])
+    made = f"Made by `{result.command}`: [`results/{file.name}`](results/{file.name})."
+    return f"{markdown_rows([row for row in accuracy_rows(result) if row.expected != '-'])}\n{said}{made}\n"
+
+
 def seconds(file: Path) -> str:
     """Return how long a run took."""
     result = read_result(file)
@@ -58,7 +69,13 @@ def workers(file: Path) -> str:
     return "\n".join([*lines, "", f"`{found['command']}`, on {found['machine']}, {found['rounds']} rounds.", ""])
 
 
-WRITERS: dict[str, Callable[[Path], str]] = {"table": table, "figure": figure, "seconds": seconds, "workers": workers}
+WRITERS: dict[str, Callable[[Path], str]] = {
+    "table": table,
+    "figure": figure,
+    "rows": rows,
+    "seconds": seconds,
+    "workers": workers,
+}
 
 
 def build(source: Path, target: Path) -> list[Path]:

@@ -49,7 +49,7 @@ def draw_correlations(result: Result) -> Figure:
                 ax.set_yticks(ticks)
                 if column == 0:
                     ax.set_ylabel("task")
-                    name = textwrap.fill(method_name(*key), 12)
+                    name = textwrap.fill(method_name(*key).replace(" = ", "\u00a0=\u00a0"), 12)
                     figure.text(0.12 / _WIDTH, (y + 0.92) / height, name, va="center", size=9, weight="bold")
                 if row == rows - 1:
                     ax.set_xlabel("task")
