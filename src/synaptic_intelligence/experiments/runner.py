@@ -94,8 +94,9 @@ def _runs(plan: Plan, records: dict[Job, Record]) -> list[Run]:
     for job in (Job(seed, method) for seed in plan.settings.all_seeds for method in plan.settings.methods):
         assert job.method is not None
         record = records.get(job)
-        if record is None and job.needs in records:
-            record = taken_over(records[job.needs], job.method)
+        first = None if job.needs is None else records.get(job.needs)
+        if record is None and first is not None and first.accuracy:
+            record = taken_over(first, job.method)
         if record is not None and record.accuracy:
             # From scratch it grows with each task; the result has it when all are there.
             final = record.final_train_accuracy if len(record.accuracy) == plan.stages(job).stop else []
