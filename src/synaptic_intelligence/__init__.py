@@ -1,5 +1,6 @@
 """Continual learning through synaptic intelligence, for PyTorch."""
 
+from synaptic_intelligence import optim
 from synaptic_intelligence.consolidator import Consolidator, SynapticIntelligence
 from synaptic_intelligence.errors import SynapseError, SynapseWarning
 from synaptic_intelligence.importance import Fisher, Importance, PathIntegral, TaskEnd
@@ -15,4 +16,5 @@ __all__ = [
     "SynapticIntelligence",
     "TaskEnd",
     "__version__",
+    "optim",
 ]

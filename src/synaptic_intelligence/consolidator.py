@@ -26,7 +26,7 @@ from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.functional import surrogate_loss
 from synaptic_intelligence.importance import Importance, PathIntegral, TaskEnd
 from synaptic_intelligence.state import State, refuse_nonfinite
-from synaptic_intelligence.step import Step
+from synaptic_intelligence.step import OnePass, Step
 
 
 @final
@@ -85,13 +85,10 @@ class Consolidator:
             raise ValueError("nothing to protect: every parameter is frozen or in a group with c=None")
         self._state = State(self._binding.parameters(), integrates_path=importance.integrates_path)
         self._step = Step(self._binding, self._state, self._strength)
-        low = sorted({str(p.dtype) for p in self._state.parameters.values() if p.dtype.itemsize < 4})
-        if low:
-            warn(
-                f"parameters are {', '.join(low)}: at small learning rates most steps round to no movement, and the "
-                "path misses them; keep float32 parameters and use autocast"
-            )
+        self._state.warn_of_low_precision()
         self._binding.hold(self._step.before, self._step.after)
+        if isinstance(optimizer, OnePass):
+            optimizer.keep(self._state)
 
     # What users read.
 
@@ -103,6 +100,9 @@ class Consolidator:
     @c.setter
     def c(self, value: float) -> None:
         self._c = checked_number(value, "c", zero_is_fine=True)
+        if isinstance(self._binding.optimizer, OnePass):  # where c is an option of every group, as lr is
+            for group, _ in self._binding.groups():
+                group["c"] = self._c
 
     @property
     def importance(self) -> Importance:
@@ -324,6 +324,8 @@ class Consolidator:
             >>> synapses.save(file)
             >>> synapses.load(file)
         """
+        if isinstance(self._binding.optimizer, OnePass) and not self._binding.optimizer.named:
+            raise SynapseError("the parameters have no names to save them by: give named_parameters() to the optimizer")
         write_importance(self._snapshot(), Path(path))
 
     def load(self, path: str | Path) -> None:
@@ -377,7 +379,7 @@ class Consolidator:
             warn(f"c is {file.c} in {what} and was {self._c}: now {file.c}")
         self._step.abandon()
         self._state.take_over(file, copies)
-        self._c = file.c
+        self.c = file.c
 
     def _warn_of_no_penalty(self) -> None:
         later = self._state.tasks > 0 and self._state.steps > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 import torch
@@ -41,6 +41,7 @@ class State:
         self.omega: Named = {}
         self.important: set[str] = set()
         self.tasks = 0
+        self.when_replaced: Callable[[], None] | None = None  # told when tensors give way to new ones
         self.untouched = True
         self.pauses = 0
         self._steps = 0
@@ -107,11 +108,22 @@ class State:
                 self._move(name, parameter.device, dtype)
             if self.untouched:
                 self.anchor[name].copy_(parameter)
+        if replaced:
+            self._tell_replaced()
         return replaced
 
     def edited(self) -> bool:
         """Whether weights were changed by other hands since the last step."""
         return any(self._versions.get(name, p._version) != p._version for name, p in self.parameters.items())
+
+    def warn_of_low_precision(self) -> None:
+        """Warn if parameters have so few digits that most steps do not move them."""
+        low = sorted({str(p.dtype) for p in self.parameters.values() if p.dtype.itemsize < 4})
+        if low:
+            warn(
+                f"parameters are {', '.join(low)}: at small learning rates most steps round to no movement, and the "
+                "path misses them; keep float32 parameters and use autocast"
+            )
 
     def warn_of_edit(self) -> None:
         """Warn, once, if weights were changed by other hands since the last step; before the first they may be."""
@@ -193,6 +205,7 @@ class State:
         self._skipped.zero_()
         some = {name: (values != 0).any() for name, values in omega.items()}
         self.important = {name for name, important in some.items() if bool(important)}
+        self._tell_replaced()
 
     def _move(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
         for named in (self.anchor, self.path, self.omega):
@@ -200,6 +213,11 @@ class State:
                 named[name] = named[name].to(device, dtype)
         self._skipped, self._nonfinite = self._skipped.to(device), self._nonfinite.to(device)
         self._versions.pop(name, None)
+        self._tell_replaced()
+
+    def _tell_replaced(self) -> None:
+        if self.when_replaced is not None:
+            self.when_replaced()
 
 
 def wide_copy(values: Tensor, parameter: Tensor) -> Tensor:

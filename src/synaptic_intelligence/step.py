@@ -7,6 +7,7 @@ first half happens inside it, as soon as the gradient is there.
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -17,13 +18,13 @@ from torch.optim import Optimizer
 
 from synaptic_intelligence.binding import Binding
 from synaptic_intelligence.errors import SynapseError
-from synaptic_intelligence.functional import add_surrogate_gradients_, integrate_paths_
+from synaptic_intelligence.passes import pass_after, pass_before
 from synaptic_intelligence.state import State
 
 
 @final
 @dataclass(slots=True)
-class _Group:
+class Group:
     """The live parameters of one parameter group, from before a step until after it."""
 
     c: float
@@ -32,6 +33,26 @@ class _Group:
     parameters: list[Tensor]
     gradients: list[Tensor | None]  # of the task loss alone; these very objects go back into p.grad
     versions: dict[str, int] = field(default_factory=dict)  # of the gradients that the optimizer is given
+
+
+class OnePass(ABC):
+    """What an optimizer offers that has the synapses inside: it takes a step and their share of it in one go."""
+
+    @abstractmethod
+    def keep(self, state: State) -> None:
+        """Hold the tensors of the synapses in the optimizer's own state, now and whenever they are replaced."""
+
+    @abstractmethod
+    def prepare(self, groups: list[Group]) -> bool:
+        """Return whether the step that follows pulls and integrates by itself; if not, it is done around it."""
+
+    named: bool
+    """Whether its parameters were given with names."""
+
+    @property
+    @abstractmethod
+    def overflow(self) -> Tensor | None:
+        """Whether an increment of the last such step was not finite: 1 or 0; None where nothing was integrated."""
 
 
 @final
@@ -49,7 +70,9 @@ class Step:
     def __init__(self, binding: Binding, state: State, strength: Callable[[dict[str, Any]], float]) -> None:
         self._binding, self._state, self._strength = binding, state, strength
         self._integrates = bool(state.path)
-        self._under_way: list[_Group] | None = None
+        self._inside = binding.optimizer if isinstance(binding.optimizer, OnePass) else None
+        self._under_way: list[Group] | None = None
+        self._in_one_pass = False
         self._awaits_closure = False
         self._counts = True
         self._work: dict[str, Tensor] = {}  # scratch in the dtype of the path: theta before the step
@@ -108,15 +131,16 @@ class Step:
         if self._under_way is None:
             return
         overflow: Tensor | None = None
-        for group in self._under_way if self._integrates else []:
+        if self._in_one_pass and self._inside is not None:
+            overflow = self._inside.overflow
+        for group in self._under_way if self._integrates and not self._in_one_pass else []:
             moved = [
-                (self._state.path[name], gradient, self._work[name], parameter)
+                (parameter, gradient, self._state.path[name], self._work[name])
                 for name, gradient, parameter in zip(group.names, group.gradients, group.parameters, strict=True)
                 if gradient is not None
             ]
             if moved:
-                paths, gradients, before, after = zip(*moved, strict=True)
-                found = integrate_paths_(paths, gradients, before, after, maximize=group.maximize)
+                found = pass_after(moved, maximize=group.maximize)
                 overflow = found if overflow is None else torch.maximum(overflow, found.to(overflow))
         self._put_back()
         if self._counts:
@@ -131,7 +155,7 @@ class Step:
             SynapseError: other gradients were written since, into what that step left; they would be lost.
         """
         for group in self._under_way or []:
-            for name, parameter in zip(group.names, group.parameters, strict=True):
+            for name, parameter in zip(group.names, group.parameters, strict=True) if not self._in_one_pass else ():
                 used = self._used[name]
                 if parameter.grad is used and used._version != group.versions[name]:
                     raise SynapseError(
@@ -143,9 +167,9 @@ class Step:
     def _put_back(self) -> None:
         for group in self._under_way or []:
             for name, parameter, gradient in zip(group.names, group.parameters, group.gradients, strict=True):
-                if parameter.grad is self._used[name]:
+                if not self._in_one_pass and parameter.grad is self._used[name]:
                     parameter.grad = gradient
-        self._under_way, self._awaits_closure = None, False
+        self._under_way, self._awaits_closure, self._in_one_pass = None, False, False
 
     def follow(self) -> None:
         """Notice parameters that were replaced, moved or edited since the last step."""
@@ -163,20 +187,15 @@ class Step:
         _unscale(optimizer)
         state = self._state
         groups = [group for group in groups if group.names and (self._pulls(group) or self._integrates)]
+        if self._inside is not None and self._inside.prepare(groups):
+            self._under_way, self._in_one_pass = groups, True
+            return
         for group in groups:
             work, used = self._scratch(group)
-            missing = [u for u, g in zip(used, group.gradients, strict=True) if g is None]
-            if missing:
-                torch._foreach_zero_(missing)
-            present = [(u, g) for u, g in zip(used, group.gradients, strict=True) if g is not None]
-            if present:
-                torch._foreach_copy_([u for u, _ in present], [g for _, g in present])
-            if self._pulls(group):
-                anchors, omegas = [state.anchor[n] for n in group.names], [state.omega[n] for n in group.names]
-                c = -group.c if group.maximize else group.c
-                add_surrogate_gradients_(used, group.parameters, anchors, omegas, c, work)
-            if self._integrates:
-                torch._foreach_copy_(work, group.parameters)
+            omegas = [state.omega[n] if self._pulls(group) else None for n in group.names]
+            anchors = [state.anchor[n] if self._pulls(group) else None for n in group.names]
+            rows = list(zip(group.parameters, group.gradients, anchors, omegas, used, work, strict=True))
+            pass_before(rows, -group.c if group.maximize else group.c, integrates=self._integrates)
         # Nothing below can fail. The optimizer works on the scratch gradient, which it may edit; the task's own stays.
         self._under_way = groups
         for group in groups:
@@ -184,9 +203,9 @@ class Step:
                 parameter.grad = self._used[name]
                 group.versions[name] = self._used[name]._version
 
-    def _look_at(self, options: dict[str, Any], names: list[str]) -> _Group:
+    def _look_at(self, options: dict[str, Any], names: list[str]) -> Group:
         """Read a parameter group, and refuse what cannot be integrated while nothing is changed yet."""
-        group = _Group(self._strength(options), bool(options.get("maximize", False)), [], [], [])
+        group = Group(self._strength(options), bool(options.get("maximize", False)), [], [], [])
         for name in names:
             parameter = self._state.parameters[name]
             gradient = parameter.grad
@@ -203,10 +222,10 @@ class Step:
             group.gradients.append(gradient)
         return group
 
-    def _pulls(self, group: _Group) -> bool:
+    def _pulls(self, group: Group) -> bool:
         return group.c > 0 and bool(self._state.omega)
 
-    def _scratch(self, group: _Group) -> tuple[list[Tensor], list[Tensor]]:
+    def _scratch(self, group: Group) -> tuple[list[Tensor], list[Tensor]]:
         for name, parameter, gradient in zip(group.names, group.parameters, group.gradients, strict=True):
             anchor, like = self._state.anchor[name], parameter if gradient is None else gradient
             if not _fits(self._work.get(name), anchor):

@@ -1,0 +1,166 @@
+"""The compiled form of a step on the CPU: builds kernel.c once for a machine, and calls it with lists of tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from synaptic_intelligence.errors import warn
+
+_REAL = {
+    torch.float32: ("-DREAL=float", "-DSQRT=sqrtf", "-DFABS=fabsf", "-DLARGEST=3.402823466e38f"),
+    torch.float64: ("-DREAL=double", "-DSQRT=sqrt", "-DFABS=fabs", "-DLARGEST=1.7976931348623157e308"),
+}
+# Rounding stays that of each operation, but for fused multiply-adds; nothing here lets sums be taken in another order.
+_FLAGS = ("-std=c11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+
+Rule = Literal["adam_step", "sgd_step", "pull", "integrate_all"]
+
+
+@functools.cache
+def kernel(dtype: torch.dtype) -> ctypes.CDLL | str:
+    """Return the compiled kernel for parameters of this dtype, or why there is none.
+
+    It is built at first use and kept in the user's cache folder (``XDG_CACHE_HOME``), for this compiler and processor.
+
+    Example:
+        >>> kernel(torch.bfloat16)
+        'parameters are torch.bfloat16, not float32 or float64'
+    """
+    if dtype not in _REAL:
+        return f"parameters are {dtype}, not float32 or float64"
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    if compiler is None:
+        return "no C compiler (cc, gcc or clang) is on the path; the variable CC names another"
+    try:
+        return ctypes.CDLL(str(_built(compiler, dtype)))
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or error.stdout or "nothing was said").strip().splitlines()
+        return f"{compiler} failed: {said[0]}"
+    except OSError as error:
+        return str(error)
+
+
+@functools.cache
+def warn_of_no_kernel(reason: str) -> None:
+    """Warn, once for each reason, that steps take several passes over memory.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     warn_of_no_kernel("an example")
+        ...     warn_of_no_kernel("an example")
+        >>> len(caught)
+        1
+    """
+    warn(f"the optimizer steps in several passes over memory, which is slower, with the same numbers: {reason}")
+
+
+def _built(compiler: str, dtype: torch.dtype) -> Path:
+    source = files("synaptic_intelligence").joinpath("kernel.c").read_text("utf-8")
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    key = "\n".join([source, version, *_FLAGS, *_REAL[dtype], platform.machine(), _processor()])
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synaptic-intelligence"
+    built = folder / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if not built.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            (Path(work) / "kernel.c").write_text(source, "utf-8")
+            command = [compiler, *_FLAGS, *_REAL[dtype], "-shared", "-fPIC", "-o", "step.so", "kernel.c", "-lm"]
+            try:
+                subprocess.run([*command, "-fopenmp"], check=True, capture_output=True, text=True, cwd=work)
+            except subprocess.CalledProcessError:
+                # Apple's compiler has no OpenMP: one thread, and otherwise the same.
+                subprocess.run(command, check=True, capture_output=True, text=True, cwd=work)
+            os.replace(Path(work) / "step.so", built)  # whole or not at all, whoever else builds it
+    return built
+
+
+def _processor() -> str:
+    """Return what the processor can do: a home folder may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def fits(tensor: Tensor) -> bool:
+    """Whether there is a kernel that can step this parameter: it walks over plain memory of the CPU.
+
+    Example:
+        >>> fits(torch.ones(2)), fits(torch.ones(2, 2)[:, 0]), fits(torch.ones(2, dtype=torch.bfloat16))
+        (True, False, False)
+    """
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and not isinstance(kernel(tensor.dtype), str)
+        and (tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)))
+    )
+
+
+def alike(tensor: Tensor, parameter: Tensor) -> bool:
+    """Whether the kernel can walk over a tensor together with a parameter that fits: the same places, the same dtype.
+
+    Example:
+        >>> alike(torch.ones(2, 3), torch.ones(2, 3)), alike(torch.ones(3, 2).T, torch.ones(2, 3))
+        (True, False)
+    """
+    return (
+        tensor.dtype == parameter.dtype
+        and tensor.layout is torch.strided
+        and tensor.shape == parameter.shape
+        and tensor.stride() == parameter.stride()
+        and tensor.device == parameter.device
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+    )
+
+
+def run(rule: Rule, tensors: Sequence[Sequence[Tensor | None]], settings: Sequence[Sequence[float]]) -> bool:
+    """Do what the rule says to all tensors, and return whether an increment of the path was not finite.
+
+    Args:
+        rule: a function of kernel.c.
+        tensors: for each parameter, in the order of the rule's struct in kernel.c; None where there is none. The first
+            :func:`fits`, and all are :func:`alike`: wrong addresses would write over other memory.
+        settings: for each parameter, in the order of the rule's other struct.
+
+    Example:
+        >>> after, gradient, path, before = torch.zeros(2), torch.ones(2), torch.zeros(2), torch.ones(2)
+        >>> if fits(after):
+        ...     skipped = run("integrate_all", [[after, gradient, path, before]], [[1.0]])
+        ... else:
+        ...     path += gradient * (before - after)
+        >>> path
+        tensor([1., 1.])
+    """
+    skipped = False
+    for dtype in {each[0].dtype for each in tensors if each[0] is not None}:
+        rows = [i for i, each in enumerate(tensors) if each[0] is not None and each[0].dtype == dtype]
+        sizes = [each.numel() for i in rows if (each := tensors[i][0]) is not None]
+        addresses = [0 if tensor is None else tensor.data_ptr() for i in rows for tensor in tensors[i]]
+        numbers = [number for i in rows for number in settings[i]]
+        found = getattr(kernel(dtype), rule)(
+            ctypes.c_int(len(rows)),
+            (ctypes.c_int64 * len(sizes))(*sizes),
+            (ctypes.c_void_p * len(addresses))(*addresses),
+            (ctypes.c_double * len(numbers))(*numbers),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        skipped = skipped or bool(found)
+    return skipped

@@ -1,0 +1,142 @@
+"""Adam and AdamW with the synapses inside."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from synaptic_intelligence import native
+from synaptic_intelligence.consolidator import Consolidator
+from synaptic_intelligence.optim.inside import Inside, Params
+
+
+class _AdamInside(Inside):
+    """What Adam and AdamW share: they differ in how weights decay alone."""
+
+    moments = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    _rule: ClassVar[native.Rule] = "adam_step"
+
+    def _kernel_knows_options(self) -> bool:
+        return not any(group["differentiable"] or group["capturable"] for group in self.param_groups)
+
+    def _make_moments(self, options: dict[str, Any], parameter: Tensor) -> None:
+        state = self.state[parameter]
+        if "step" not in state:
+            state.update(self._offered_moments(options, parameter))
+
+    def _offered_moments(self, options: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+        at = parameter.device if options["capturable"] or options["fused"] else torch.device("cpu")
+        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 and not options["fused"] else torch.float32
+        names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if options["amsgrad"] else 2]
+        zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name in names}
+        return {"step": torch.zeros((), dtype=dtype, device=at), **zeros}
+
+    def _share(
+        self, options: dict[str, Any], parameter: Tensor, pull: float
+    ) -> tuple[list[Tensor | None], list[float]]:
+        state = self.state[parameter]
+        state["step"] += 1
+        step, lr, decay = state["step"].item(), float(options["lr"]), options["weight_decay"]
+        (beta1, beta2), decoupled = options["betas"], options["decoupled_weight_decay"]
+        largest = state["max_exp_avg_sq"] if options["amsgrad"] else None
+        return [state["exp_avg"], state["exp_avg_sq"], largest], [
+            *(lr, beta1, beta2, options["eps"]),
+            0.0 if decoupled else decay,
+            1 - lr * decay if decoupled else 1.0,
+            pull,
+            -1.0 if options["maximize"] else 1.0,
+            1 - beta1**step,
+            1 - beta2**step,
+        ]
+
+
+@final
+class Adam(_AdamInside, torch.optim.Adam):
+    """``torch.optim.Adam`` with the synapses inside: one pass over memory for each step.
+
+    Takes what ``torch.optim.Adam`` takes, and gives the same steps as one that
+    :class:`~synaptic_intelligence.Consolidator` watches.
+
+    Args:
+        params: ``model.named_parameters()``, or ``model.parameters()``, or groups. Without names a parameter is called
+            ``group.index``, and ``synapses.save`` refuses.
+        c: strength of the pull, without unit; an option of each group, ``None`` for one without synapses.
+        xi: damping, in theta^2; an option of each group.
+        synapses: those of another optimizer, which are taken over, and taken off it.
+
+    On the CPU the step is compiled at first use, which takes a second, once for a machine. Without a C compiler, on
+    other devices, and for parameters that are not float32 or float64, torch's own step is taken, with the synapses
+    around it.
+
+    Raises:
+        TypeError, ValueError, SynapseError: as torch's Adam and :class:`~synaptic_intelligence.Consolidator`.
+
+    Source: Zenke, Poole, Ganguli 2017; Kingma, Ba 2015, *Adam*; Reddi et al. 2018 (amsgrad).
+
+    Example:
+        >>> import torch, synaptic_intelligence as si
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = si.optim.Adam(model.named_parameters(), lr=1e-3, c=0.1, xi=0.1)
+        >>> for target in (1.0, -1.0):  # two tasks
+        ...     for _ in range(5):
+        ...         optimizer.zero_grad()
+        ...         (model(torch.ones(1, 2)) - target).square().sum().backward()
+        ...         optimizer.step()
+        ...     path = optimizer.consolidate()
+        ...     optimizer.reset_moments()  # as a fresh Adam for each task
+        >>> sorted(optimizer.synapses.omega)
+        ['bias', 'weight']
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        c: float,
+        xi: float,
+        synapses: Consolidator | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
+        self._put_synapses_inside(c, xi, synapses)
+
+
+@final
+class AdamW(_AdamInside, torch.optim.AdamW):
+    """``torch.optim.AdamW`` with the synapses inside: :class:`Adam` with a weight decay of its own.
+
+    Takes what ``torch.optim.AdamW`` takes, and ``c``, ``xi`` and ``synapses`` as :class:`Adam` does.
+
+    Source: Zenke, Poole, Ganguli 2017; Loshchilov, Hutter 2019, *Decoupled Weight Decay Regularization*.
+
+    Example:
+        >>> import torch, synaptic_intelligence as si
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = si.optim.AdamW(model.named_parameters(), lr=1e-3, c=0.1, xi=0.1)
+        >>> optimizer.synapses.c
+        0.1
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        c: float,
+        xi: float,
+        synapses: Consolidator | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
+        self._put_synapses_inside(c, xi, synapses)

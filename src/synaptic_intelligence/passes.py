@@ -1,0 +1,88 @@
+"""The two passes over memory around an optimizer's step: by the kernel where it can, else by torch's foreach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from synaptic_intelligence import native
+from synaptic_intelligence.functional import add_surrogate_gradients_, integrate_paths_
+
+Row = tuple[Tensor | None, ...]
+
+
+def pass_before(rows: Sequence[Row], c: float, *, integrates: bool) -> None:
+    """Prepare what a step needs: the gradients with their pull, for the optimizer, and the parameters as they are.
+
+    Args:
+        rows: for each parameter: the parameter, its gradient of the task loss (None: none), anchor and omega (both
+            None: nothing pulls), and two tensors that are overwritten, with the gradient that the optimizer is given,
+            in the gradient's dtype, and with the parameter from before the step, in that of the path.
+        c: strength; negative where the optimizer maximizes.
+        integrates: whether the parameter from before the step is wanted.
+
+    Source: Zenke et al. 2017, derivative of the second term of eq. 4.
+
+    Example:
+        >>> p, g, used, before = torch.ones(1), torch.ones(1), torch.empty(1), torch.empty(1)
+        >>> pass_before([(p, g, torch.zeros(1), torch.ones(1), used, before)], c=0.5, integrates=True)
+        >>> used, before
+        (tensor([2.]), tensor([1.]))
+    """
+    fast, slow = _divided(rows)
+    native.run("pull", [(*row[:5], row[5] if integrates else None) for row in fast], [[2 * c]] * len(fast))
+    for _, gradient, _, _, given, _ in slow:
+        assert given is not None
+        given.zero_() if gradient is None else given.copy_(gradient)
+    pulled = [row for row in slow if row[3] is not None]
+    if pulled:
+        parameters, _, anchors, omegas, used, work = _columns(pulled)
+        add_surrogate_gradients_(used, parameters, anchors, omegas, c, work)
+    if integrates and slow:
+        parameters, *_, before = _columns(slow)
+        torch._foreach_copy_(before, parameters)
+
+
+def pass_after(rows: Sequence[Row], *, maximize: bool) -> Tensor:
+    """Add to the paths what the step that was taken lowered the loss by; what is not finite adds nothing.
+
+    Args:
+        rows: for each parameter: the parameter, its gradient of the task loss, its path, and the parameter from before
+            the step, which is overwritten.
+        maximize: whether the optimizer maximizes.
+
+    Returns:
+        A tensor without dimensions: 1 if an increment was not finite, else 0.
+
+    Source: Zenke et al. 2017, eq. 3.
+
+    Example:
+        >>> p, g, path, before = torch.zeros(1), torch.ones(1), torch.zeros(1), torch.ones(1)
+        >>> pass_after([(p, g, path, before)], maximize=False), path
+        (tensor(0), tensor([1.]))
+    """
+    fast, slow = _divided(rows)
+    overflow = torch.tensor(int(native.run("integrate_all", fast, [[-1.0 if maximize else 1.0]] * len(fast))))
+    if slow:
+        parameters, gradients, paths, before = _columns(slow)
+        found = integrate_paths_(paths, gradients, before, parameters, maximize=maximize)
+        overflow = torch.maximum(found, overflow.to(found)) if fast else found
+    return overflow
+
+
+def _divided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the rows that the kernel can walk over, and the others."""
+    fast: list[Row] = []
+    slow: list[Row] = []
+    for row in rows:
+        parameter, *others = row
+        assert parameter is not None
+        alike = native.fits(parameter) and all(other is None or native.alike(other, parameter) for other in others)
+        (fast if alike else slow).append(row)
+    return fast, slow
+
+
+def _columns(rows: Sequence[Row]) -> list[list[Tensor]]:
+    return [[tensor for tensor in column if tensor is not None] for column in zip(*rows, strict=True)]
