@@ -25,6 +25,7 @@ from synaptic_intelligence.checkpoint import (
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.functional import surrogate_loss
 from synaptic_intelligence.importance import Importance, PathIntegral, TaskEnd
+from synaptic_intelligence.memory import Memory
 from synaptic_intelligence.state import State, refuse_nonfinite
 from synaptic_intelligence.step import OnePass, Step
 
@@ -130,6 +131,17 @@ class Consolidator:
     def omega(self) -> Mapping[str, Tensor]:
         """The importance, by name, in loss / theta^2; zeros before the first consolidation."""
         return MappingProxyType(self._state.omega_or_zeros())
+
+    def memory(self) -> Memory:
+        """Return what the synapses take in memory; printed, it says how much for each parameter.
+
+        Example:
+            >>> import torch, synaptic_intelligence as si
+            >>> p = torch.nn.Parameter(torch.ones(1000))
+            >>> print(si.SynapticIntelligence([("w", p)], torch.optim.Adam([p]), c=1.0, xi=0.1).memory())
+            8.0 bytes per parameter: path 4.0, anchor 4.0, omega 0.0, scratch 0.0; 0.0 MB in all
+        """
+        return self._state.memory(self._step.scratch)
 
     @torch.no_grad()
     def penalty(self) -> Tensor:

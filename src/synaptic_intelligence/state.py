@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import final
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from synaptic_intelligence.checkpoint import ImportanceFile
 from synaptic_intelligence.errors import SynapseError, warn
+from synaptic_intelligence.memory import Memory, total_bytes
 
 Named = dict[str, Tensor]
 
@@ -60,6 +61,13 @@ class State:
     def omega_or_zeros(self) -> Named:
         """Return omega, zeros before the first consolidation."""
         return self.omega or {name: torch.zeros_like(anchor) for name, anchor in self.anchor.items()}
+
+    def memory(self, scratch: Iterable[Tensor]) -> Memory:
+        """Return what all of this takes, with what steps keep beside it."""
+        named = (self.path, self.anchor, self.omega)
+        path, anchor, omega = (total_bytes(tensors.values()) for tensors in named)
+        count = sum(parameter.numel() for parameter in self.parameters.values())
+        return Memory(count, path, anchor, omega, total_bytes(scratch))
 
     def count_step(self, overflow: Tensor | None, skipped: Tensor | None) -> None:
         """Note that a step was taken.

@@ -78,6 +78,11 @@ class Step:
         self._work: dict[str, Tensor] = {}  # scratch in the dtype of the path: theta before the step
         self._used: dict[str, Tensor] = {}  # scratch in the dtype of the gradient: what the optimizer is given
 
+    @property
+    def scratch(self) -> list[Tensor]:
+        """What is kept from step to step and written over."""
+        return [*self._work.values(), *self._used.values()]
+
     def before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

@@ -1,0 +1,255 @@
+"""What synapses cost: a step of training with them over one without, `python benchmarks/step_overhead.py`.
+
+Each workload is trained in several forms that take turns, block by block, so that what else the machine does falls on
+all of them; a ratio is that of two blocks next to each other in time. Shown are medians and quartiles of the ratios.
+The optimizer's step is timed alone, with a gradient that stays, and as part of a whole step of training.
+
+plain      torch's fused Adam, without synapses
+inside     si.optim.Adam, in the first task (path alone) and from the second on (path, anchor, omega)
+hooks      si.SynapticIntelligence around torch's fused Adam, likewise
+naive      the equations as one would first write them: clones, and a penalty in the loss; from the second task on
+
+Memory is measured in processes of their own. Writes results/step-overhead-DEVICE.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from networks import Decoder, perceptron, resnet18
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import synaptic_intelligence as si
+from synaptic_intelligence.experiments.environment import describe_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+C, XI = 0.1, 0.1
+FORMS = ("plain", "inside, first task", "inside", "hooks, first task", "hooks", "naive")
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained, and on what; ``half``: with autocast to bfloat16."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    batch: Callable[[], Batch]
+    half: bool = False
+
+
+def _images(*shape: int) -> Callable[[], Batch]:
+    return lambda: (torch.rand(*shape), torch.randint(10, (shape[0],)))
+
+
+def _text(sequences: int, length: int, tokens: int) -> Callable[[], Batch]:
+    return lambda: (torch.randint(tokens, (sequences, length)), torch.randint(tokens, (sequences, length)))
+
+
+WORKLOADS = (
+    Workload("MLP-256, batch 64", lambda: perceptron(256), _images(64, 784)),
+    Workload("MLP-2000, batch 256", lambda: perceptron(2000), _images(256, 784)),
+    Workload("ResNet-18, batch 64", resnet18, _images(64, 3, 32, 32)),
+    Workload("GPT 26 M, 2 x 64 tokens", lambda: Decoder(512, 8, 8, 1024, 64), _text(2, 64, 1024)),
+)
+ON_A_GPU = (Workload("GPT-2 124 M, bf16", lambda: Decoder(768, 12, 12, 50257, 1024), _text(8, 1024, 50257), half=True),)
+
+
+class Naive:
+    """Synaptic intelligence in a loop over the parameters, with clones, and the penalty by a second backward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters = list(model.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, fused=True)
+        self.path = [torch.zeros_like(p) for p in self.parameters]
+        self.anchor = [p.detach().clone() for p in self.parameters]
+        self.omega = [torch.rand_like(p) for p in self.parameters]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.optimizer.zero_grad()
+
+    def step(self) -> None:
+        """Add the penalty's gradient, step, and integrate."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.parameters]
+        before = [p.detach().clone() for p in self.parameters]
+        held = zip(self.parameters, self.anchor, self.omega, strict=True)
+        (C * sum((omega * (p - anchor) ** 2).sum() for p, anchor, omega in held)).backward()
+        self.optimizer.step()
+        for path, gradient, p, old in zip(self.path, gradients, self.parameters, before, strict=True):
+            path -= gradient * (p.detach() - old)
+
+
+class Training:
+    """A network, its batch and its optimizer in one of the forms."""
+
+    def __init__(self, workload: Workload, form: str, device: str) -> None:
+        torch.manual_seed(0)
+        self.model = workload.model().to(device)
+        self.x, self.y = (tensor.to(device) for tensor in workload.batch())
+        self.device, self.half = device, workload.half
+        self.optimizer = self._optimizer(form)
+        self.train()
+        if form in ("inside", "hooks"):
+            self._consolidate()
+            self.train()
+
+    def _optimizer(self, form: str) -> torch.optim.Optimizer | Naive:
+        if form == "naive":
+            return Naive(self.model)
+        if form.startswith("inside"):
+            optimizer = si.optim.Adam(self.model.named_parameters(), c=C, xi=XI)
+            self._consolidate = optimizer.consolidate
+            return optimizer
+        plain = torch.optim.Adam(self.model.parameters(), fused=True)
+        if form.startswith("hooks"):
+            self._consolidate = si.SynapticIntelligence(self.model.named_parameters(), plain, c=C, xi=XI).consolidate
+        return plain
+
+    def gradients(self) -> None:
+        """Compute the gradients anew."""
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device, torch.bfloat16) if self.half else nullcontext():
+            loss = cross_entropy(self.model(self.x).flatten(0, -2), self.y.flatten())
+        loss.backward()
+
+    def train(self) -> None:
+        """Take a whole step of training."""
+        self.gradients()
+        self.optimizer.step()
+
+    def step(self) -> None:
+        """Take the optimizer's step alone."""
+        self.optimizer.step()
+
+    def wait(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.device != "cpu":
+            torch.get_device_module(self.device).synchronize()
+
+    def seconds(self, what: Callable[[], None], times: int) -> float:
+        """Return the mean time of one, over so many in a row, after one that is not timed."""
+        what()
+        self.wait()
+        start = time.perf_counter()
+        for _ in range(times):
+            what()
+        self.wait()
+        return (time.perf_counter() - start) / times
+
+
+def measure(workload: Workload, device: str, rounds: int, block: float) -> dict[str, object]:
+    """Time all forms in turn: a block of each lasts about ``block`` seconds."""
+    trainings = {form: Training(workload, form, device) for form in FORMS}
+    parameters = sum(p.numel() for p in trainings["plain"].model.parameters())
+    found: dict[str, dict[str, list[float]]] = {}
+    for part in ("step", "training"):
+        times: dict[str, list[float]] = {form: [] for form in FORMS}
+        action = {form: (t.step if part == "step" else t.train) for form, t in trainings.items()}
+        for t in trainings.values():
+            t.gradients()
+        count = max(1, round(block / trainings["plain"].seconds(action["plain"], 3)))
+        triad: list[float] = []
+        for number in range(rounds):
+            for i in range(len(FORMS)):
+                form = FORMS[(i + number) % len(FORMS)]  # each form follows each other
+                times[form].append(trainings[form].seconds(action[form], count))
+            if part == "step":
+                triad.append(_triad(device))
+        found[part] = times
+        if part == "step":
+            found["triad"] = {"bytes_per_second": triad}
+    return {"workload": workload.name, "parameters": parameters, "seconds": found}
+
+
+def _triad(device: str, numbers: int = 2**25) -> float:
+    """Return the bytes per second of ``a = b + s c`` with arrays that fit into no cache."""
+    a, b, c = (torch.ones(numbers, device=device) for _ in range(3))
+    training = [0.0] * 3
+    for i in range(3):
+        start = time.perf_counter()
+        torch.add(b, c, alpha=2.0, out=a)
+        if device != "cpu":
+            torch.get_device_module(device).synchronize()
+        training[i] = time.perf_counter() - start
+    return 3 * a.nbytes / min(training)
+
+
+def peak(workload: Workload, form: str, device: str) -> int:
+    """Return the most bytes that three steps of training and the end of a task took; in a process of its own."""
+    training = Training(workload, form, device)
+    for _ in range(3):
+        training.train()
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(torch.get_device_module(device).max_memory_allocated())
+
+
+def ratios(times: dict[str, list[float]], form: str) -> list[float]:
+    """Return lower quartile, median and upper quartile of a form's time over that of plain training."""
+    over = [ours / plain for ours, plain in zip(times[form], times["plain"], strict=True)]
+    return statistics.quantiles(over, n=4, method="inclusive")
+
+
+def main() -> None:
+    """Measure, print and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--block", type=float, default=0.25, help="seconds")
+    parser.add_argument("--only", help="a part of a workload's name")
+    parser.add_argument("--peak", nargs=2, metavar=("WORKLOAD", "FORM"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    workloads = WORKLOADS + (ON_A_GPU if asked.device != "cpu" else ())
+    if asked.peak:
+        name, form = asked.peak
+        print(peak(next(w for w in workloads if w.name == name), form, asked.device))
+        return
+    rows = []
+    for workload in workloads:
+        if asked.only and asked.only not in workload.name:
+            continue
+        row = measure(workload, asked.device, asked.rounds, asked.block)
+        gc.collect()
+        command = [sys.executable, __file__, "--device", asked.device, "--peak", workload.name]
+        row["peak_bytes"] = {
+            form: int(subprocess.run([*command, form], check=True, capture_output=True, text=True).stdout)
+            for form in FORMS
+        }
+        rows.append(row)
+        for part in ("step", "training"):
+            times = row["seconds"][part]  # type: ignore[index]
+            print(f"{workload.name}: {part}, {1e3 * statistics.median(times['plain']):.3f} ms plain")
+            for form in FORMS[1:]:
+                low, middle, high = ratios(times, form)
+                print(f"    {form:20} {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
+    environment = describe_environment(asked.device, torch.get_num_threads(), 1)
+    found = {
+        "command": "python benchmarks/step_overhead.py",
+        "environment": environment,
+        "rounds": asked.rounds,
+        "block_seconds": asked.block,
+        "forms": list(FORMS),
+        "rows": rows,
+    }
+    if not asked.only:
+        file = ROOT / "results" / f"step-overhead-{torch.device(asked.device).type}.json"
+        file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
