@@ -40,7 +40,8 @@ typedef struct {
 
 INLINE int adam(Inside t, int64_t n, Adam a, const int pulls, const int integrates, const int amsgrad) {
     const REAL rate = a.lr / a.correction1, root = 1 / sqrt(a.correction2), eps = a.eps, pull = a.pull, sign = a.sign;
-    const REAL l2 = a.l2, shrink = a.shrink, weight1 = 1 - a.beta1, weight2 = 1 - a.beta2, beta2 = a.beta2;
+    const REAL l2 = a.l2, shrink = a.shrink, weight1 = 1 - a.beta1, weight2 = 1 - a.beta2;
+    const REAL beta1 = a.beta1, beta2 = a.beta2;
     REAL *restrict theta = t.theta, *restrict path = t.path, *restrict m = t.first, *restrict v = t.second;
     REAL *restrict x = t.largest;
     const REAL *restrict grad = t.grad, *restrict anchor = t.anchor, *restrict omega = t.omega;
@@ -50,7 +51,7 @@ INLINE int adam(Inside t, int64_t n, Adam a, const int pulls, const int integrat
         REAL old = theta[i], task = sign * grad[i], used = task;
         if (pulls) used += pull * omega[i] * (old - anchor[i]);
         used += l2 * old;
-        REAL first = m[i] + weight1 * (used - m[i]), second = beta2 * v[i] + weight2 * used * used;
+        REAL first = beta1 * m[i] + weight1 * used, second = beta2 * v[i] + weight2 * used * used;
         m[i] = first;
         v[i] = second;
         if (amsgrad) x[i] = second = x[i] > second ? x[i] : second;

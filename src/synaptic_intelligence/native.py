@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -25,7 +26,10 @@ _REAL = {
     torch.float64: ("-DREAL=double", "-DSQRT=sqrt", "-DFABS=fabs", "-DLARGEST=1.7976931348623157e308"),
 }
 # Rounding stays that of each operation, but for fused multiply-adds; nothing here lets sums be taken in another order.
-_FLAGS = ("-std=c11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+_FLAGS = (
+    *("-std=c11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
+)
 
 Rule = Literal["adam_step", "sgd_step", "pull", "integrate_all"]
 
@@ -42,15 +46,15 @@ def kernel(dtype: torch.dtype) -> ctypes.CDLL | str:
     """
     if dtype not in _REAL:
         return f"parameters are {dtype}, not float32 or float64"
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None:
+    found = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    if found is None:
         return "no C compiler (cc, gcc or clang) is on the path; the variable CC names another"
     try:
-        return ctypes.CDLL(str(_built(compiler, dtype)))
+        return ctypes.CDLL(str(_built(shlex.split(found), dtype)))  # CC may hold options too, as "ccache gcc" does
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or error.stdout or "nothing was said").strip().splitlines()
-        return f"{compiler} failed: {said[0]}"
-    except OSError as error:
+        said = (error.stderr or error.stdout or "").strip().splitlines() or [f"exit status {error.returncode}"]
+        return f"{found} failed: {said[0]}"
+    except (OSError, RuntimeError, ValueError) as error:  # no such program, or no home folder, or quotes in CC
         return str(error)
 
 
@@ -70,22 +74,27 @@ def warn_of_no_kernel(reason: str) -> None:
     warn(f"the optimizer steps in several passes over memory, which is slower, with the same numbers: {reason}")
 
 
-def _built(compiler: str, dtype: torch.dtype) -> Path:
+def _run(command: Sequence[str], folder: str | None = None) -> str:
+    done = subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", cwd=folder)
+    return done.stdout
+
+
+def _built(compiler: list[str], dtype: torch.dtype) -> Path:
     source = files("synaptic_intelligence").joinpath("kernel.c").read_text("utf-8")
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
-    key = "\n".join([source, version, *_FLAGS, *_REAL[dtype], platform.machine(), _processor()])
+    version = _run([*compiler, "--version"])
+    key = "\n".join([source, *compiler, version, *_FLAGS, *_REAL[dtype], platform.machine(), _processor()])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synaptic-intelligence"
     built = folder / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if not built.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             (Path(work) / "kernel.c").write_text(source, "utf-8")
-            command = [compiler, *_FLAGS, *_REAL[dtype], "-shared", "-fPIC", "-o", "step.so", "kernel.c", "-lm"]
+            command = [*compiler, *_FLAGS, *_REAL[dtype], "-shared", "-fPIC", "-o", "step.so", "kernel.c", "-lm"]
             try:
-                subprocess.run([*command, "-fopenmp"], check=True, capture_output=True, text=True, cwd=work)
+                _run([*command, "-fopenmp"], work)
             except subprocess.CalledProcessError:
                 # Apple's compiler has no OpenMP: one thread, and otherwise the same.
-                subprocess.run(command, check=True, capture_output=True, text=True, cwd=work)
+                _run(command, work)
             os.replace(Path(work) / "step.so", built)  # whole or not at all, whoever else builds it
     return built
 
@@ -109,6 +118,7 @@ def fits(tensor: Tensor) -> bool:
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"
+        and not tensor.is_neg()
         and not isinstance(kernel(tensor.dtype), str)
         and (tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)))
     )
@@ -121,13 +131,28 @@ def alike(tensor: Tensor, parameter: Tensor) -> bool:
         >>> alike(torch.ones(2, 3), torch.ones(2, 3)), alike(torch.ones(3, 2).T, torch.ones(2, 3))
         (True, False)
     """
+    # Strides of dimensions of one element say nothing: autograd and empty_like choose them freely.
+    return of_one_kind(tensor, parameter) and (
+        tensor.stride() == parameter.stride()
+        or (tensor.is_contiguous() and parameter.is_contiguous())
+        or (tensor.ndim == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in (tensor, parameter)))
+    )
+
+
+def of_one_kind(tensor: Tensor, parameter: Tensor) -> bool:
+    """Whether a copy of a tensor in the parameter's places holds the same numbers, and is :func:`alike`.
+
+    Example:
+        >>> of_one_kind(torch.ones(3, 2).T, torch.ones(2, 3)), of_one_kind(torch.ones(2).double(), torch.ones(2))
+        (True, False)
+    """
     return (
         tensor.dtype == parameter.dtype
         and tensor.layout is torch.strided
         and tensor.shape == parameter.shape
-        and tensor.stride() == parameter.stride()
         and tensor.device == parameter.device
         and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not tensor.is_neg()  # of such a view memory holds the negative
     )
 
 

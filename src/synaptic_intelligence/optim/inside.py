@@ -116,9 +116,9 @@ class Inside(OnePass, Optimizer):
                 f"the state of this optimizer was cleared, and the synapses of {gone} with it: call reset_moments(), "
                 "which puts them back and clears the rest"
             )
-        moving = [parameter for group in groups for parameter in group.parameters]
-        moving += [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        one_pass = self._kernel_knows_options() and all(self._fits(parameter) for parameter in moving)
+        pulled = [parameter for group in groups for parameter in group.parameters if parameter.grad is None]
+        moving = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        one_pass = self._kernel_knows_options() and all(self._fits(parameter) for parameter in [*pulled, *moving])
         self._groups = groups if one_pass else None
         return one_pass
 
