@@ -14,6 +14,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from synaptic_intelligence.binding import Binding
@@ -49,6 +50,14 @@ class OnePass(ABC):
     named: bool
     """Whether its parameters were given with names."""
 
+    @abstractmethod
+    def forget(self) -> None:
+        """Give up the step that was prepared, if it was not taken."""
+
+    @abstractmethod
+    def may_keep(self, state: State) -> bool:
+        """Return whether these are its own synapses, or it has none yet."""
+
     @property
     @abstractmethod
     def overflow(self) -> Tensor | None:
@@ -71,6 +80,10 @@ class Step:
         self._binding, self._state, self._strength = binding, state, strength
         self._integrates = bool(state.path)
         self._inside = binding.optimizer if isinstance(binding.optimizer, OnePass) else None
+        if self._inside is not None and not self._inside.may_keep(state):
+            raise SynapseError(
+                "this optimizer was made with synapses of its own: give it others when it is made, as synapses=..."
+            )
         self._under_way: list[Group] | None = None
         self._in_one_pass = False
         self._awaits_closure = False
@@ -83,6 +96,7 @@ class Step:
         """What is kept from step to step and written over."""
         return [*self._work.values(), *self._used.values()]
 
+    @_disable_dynamo
     def before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -123,6 +137,7 @@ class Step:
             return (args[0], closure_then_begin, *args[2:]), kwargs
         return args, {**kwargs, "closure": closure_then_begin}
 
+    @_disable_dynamo
     @torch.no_grad()
     def after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Integrate the path over the step that was taken, and put the task's gradients back."""
@@ -175,6 +190,8 @@ class Step:
                 if not self._in_one_pass and parameter.grad is self._used[name]:
                     parameter.grad = gradient
         self._under_way, self._awaits_closure, self._in_one_pass = None, False, False
+        if self._inside is not None:
+            self._inside.forget()
 
     def follow(self) -> None:
         """Notice parameters that were replaced, moved or edited since the last step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
 import torch
@@ -16,7 +17,9 @@ class _AdamInside(Inside):
     """What Adam and AdamW share: they differ in how weights decay alone."""
 
     moments = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    needed = ("betas", "eps")
     _rule: ClassVar[native.Rule] = "adam_step"
+    _decoupled: ClassVar[bool]
 
     def _kernel_knows_options(self) -> bool:
         return not any(group["differentiable"] or group["capturable"] for group in self.param_groups)
@@ -25,6 +28,10 @@ class _AdamInside(Inside):
         state = self.state[parameter]
         if "step" not in state:
             state.update(self._offered_moments(options, parameter))
+
+    def _lacking(self, options: dict[str, Any], state: Mapping[str, Any]) -> list[str]:
+        names = self.moments if options.get("amsgrad") else self.moments[:3]
+        return [name for name in names if name not in state] if state else []
 
     def _offered_moments(self, options: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
         at = parameter.device if options["capturable"] or options["fused"] else torch.device("cpu")
@@ -39,7 +46,8 @@ class _AdamInside(Inside):
         state = self.state[parameter]
         state["step"] += 1
         step, lr, decay = state["step"].item(), float(options["lr"]), options["weight_decay"]
-        (beta1, beta2), decoupled = options["betas"], options["decoupled_weight_decay"]
+        # Before torch 2.7 this was no option, but the difference of the two classes.
+        (beta1, beta2), decoupled = options["betas"], options.get("decoupled_weight_decay", self._decoupled)
         largest = state["max_exp_avg_sq"] if options["amsgrad"] else None
         return [state["exp_avg"], state["exp_avg_sq"], largest], [
             *(lr, beta1, beta2, options["eps"]),
@@ -90,6 +98,8 @@ class Adam(_AdamInside, torch.optim.Adam):
         ['bias', 'weight']
     """
 
+    _decoupled = False
+
     def __init__(
         self,
         params: Params,
@@ -123,6 +133,8 @@ class AdamW(_AdamInside, torch.optim.AdamW):
         >>> optimizer.synapses.c
         0.1
     """
+
+    _decoupled = True
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
 from torch import Tensor
@@ -17,13 +18,14 @@ class GroupPathIntegral:
 
     Args:
         optimizer: whose groups have the option ``xi``.
+        group_of: the index of each parameter's group, by name; the parameters may be new objects since.
 
     Source: Zenke et al. 2017, eq. 5, as the authors implement it (relu of the running sum).
 
     Example:
         >>> import torch
         >>> p = torch.nn.Parameter(torch.ones(1))
-        >>> GroupPathIntegral(torch.optim.SGD([{"params": [p], "xi": 0.1}])).settings()
+        >>> GroupPathIntegral(torch.optim.SGD([{"params": [p], "xi": 0.1}]), {"p": 0}).settings()
         {'xi': 0.1}
     """
 
@@ -31,9 +33,8 @@ class GroupPathIntegral:
     needs_data: ClassVar[bool] = False
     integrates_path: ClassVar[bool] = True
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._groups = optimizer.param_groups
-        self._optimizer = optimizer
+    def __init__(self, optimizer: Optimizer, group_of: Mapping[str, int]) -> None:
+        self._optimizer, self._group_of = optimizer, group_of
 
     def _xi(self, group: dict[str, Any]) -> float:
         return PathIntegral(group["xi"]).xi
@@ -45,10 +46,8 @@ class GroupPathIntegral:
 
     def new_omega(self, end: TaskEnd) -> dict[str, Tensor]:
         """Return ``relu(omega + path / ((theta - anchor)^2 + xi))`` for each parameter."""
-        xi_of = {id(p): self._xi(group) for group in self._optimizer.param_groups for p in group["params"]}
+        xi = {name: self._xi(self._optimizer.param_groups[self._group_of[name]]) for name in end.path}
         return {
-            name: consolidated_omega(
-                end.omega[name], path, end.parameters[name] - end.anchor[name], xi_of[id(end.parameters[name])]
-            )
+            name: consolidated_omega(end.omega[name], path, end.parameters[name] - end.anchor[name], xi[name])
             for name, path in end.path.items()
         }

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from synaptic_intelligence import native
 from synaptic_intelligence.arguments import checked_number
-from synaptic_intelligence.checkpoint import ImportanceFile
+from synaptic_intelligence.binding import canonical_parameters
+from synaptic_intelligence.checkpoint import SCHEMA, from_state_dict
 from synaptic_intelligence.consolidator import Consolidator
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance import PathIntegral
@@ -34,6 +36,9 @@ class Inside(OnePass, Optimizer):
     moments: ClassVar[tuple[str, ...]]
     """The names under which torch's optimizer keeps its own state of a parameter."""
 
+    needed: ClassVar[tuple[str, ...]]
+    """Options of a group without which a state is of another optimizer."""
+
     synapses: Consolidator
     """The synapses: the same members as :class:`~synaptic_intelligence.Consolidator` has."""
 
@@ -41,6 +46,13 @@ class Inside(OnePass, Optimizer):
 
     def _put_synapses_inside(self, c: float, xi: float, synapses: Consolidator | None) -> None:
         """Make the synapses, or take over those of another optimizer; torch's part is made already."""
+        strength, damping = checked_number(c, "c", zero_is_fine=True), PathIntegral(xi).xi
+        for group in self.param_groups:
+            group.setdefault("c", strength)
+            group.setdefault("xi", damping)
+            if group["c"] is not None:
+                PathIntegral(group["xi"])  # raises where it is no damping; c is looked at by the consolidator
+        self.defaults.update(c=strength, xi=damping)
         self._groups: list[Group] | None = None
         self._overflow: Tensor | None = None
         # A GradScaler then unscales the gradients, and skips the step, by itself.
@@ -48,14 +60,14 @@ class Inside(OnePass, Optimizer):
         on_cpu = {p.dtype for group in self.param_groups for p in group["params"] if p.device.type == "cpu"}
         for reason in [found for dtype in on_cpu if isinstance(found := native.kernel(dtype), str)]:
             native.warn_of_no_kernel(reason)
-        self.defaults.update(c=checked_number(c, "c", zero_is_fine=True), xi=PathIntegral(xi).xi)
-        for group in self.param_groups:
-            group.setdefault("c", self.defaults["c"])
-            group.setdefault("xi", self.defaults["xi"])
         self.named = all("param_names" in group for group in self.param_groups)
         self.register_state_dict_post_hook(_offer, prepend=True)
+        group_of = {id(p): i for i, group in enumerate(self.param_groups) for p in group["params"]}
+        names = {name: group_of[id(p)] for name, p in canonical_parameters(self._names()).items()}
+        importance = GroupPathIntegral(self, names)
         if synapses is None:
-            self.synapses = Consolidator(self._names(), self, GroupPathIntegral(self), c=c)
+            self.synapses = Consolidator(self._names(), self, importance, c=c)
+            self._places = self.synapses._binding.places
             return
         old, their_optimizer = synapses._snapshot(), synapses._binding.optimizer
         if old.estimator != PathIntegral.name:
@@ -64,7 +76,8 @@ class Inside(OnePass, Optimizer):
             )
         synapses.detach()
         try:
-            self.synapses = Consolidator(self._names(), self, GroupPathIntegral(self), c=c)
+            self.synapses = Consolidator(self._names(), self, importance, c=c)
+            self._places = self.synapses._binding.places
             self._kept.take_over(old, self._kept.checked_copies(old, "synapses"))
         except BaseException:
             if "synapses" in vars(self):
@@ -83,11 +96,20 @@ class Inside(OnePass, Optimizer):
         state.when_replaced = self._publish
         self._publish()
 
+    def may_keep(self, state: State) -> bool:
+        """Return whether these are its own synapses, or it has none yet."""
+        return "_kept" not in vars(self) or self._kept is state
+
+    def _kinds(self) -> dict[str, dict[str, Tensor]]:
+        return {"path": self._kept.path, "anchor": self._kept.anchor, "omega": self._kept.omega}
+
     def _publish(self) -> None:
-        kinds = {"path": self._kept.path, "anchor": self._kept.anchor, "omega": self._kept.omega}
+        held = {id(parameter) for parameter in self._kept.parameters.values()}
+        for parameter in [p for p, state in self.state.items() if "anchor" in state and id(p) not in held]:
+            del self.state[parameter]  # another took its place
         for name, parameter in self._kept.parameters.items():
             state = self.state[parameter]
-            for kind, tensors in kinds.items():
+            for kind, tensors in self._kinds().items():
                 if name in tensors:
                     state[kind] = tensors[name]
                 else:
@@ -116,30 +138,46 @@ class Inside(OnePass, Optimizer):
                 f"the state of this optimizer was cleared, and the synapses of {gone} with it: call reset_moments(), "
                 "which puts them back and clears the rest"
             )
-        pulled = [parameter for group in groups for parameter in group.parameters if parameter.grad is None]
-        moving = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        one_pass = self._kernel_knows_options() and all(self._fits(parameter) for parameter in [*pulled, *moving])
+        names = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
+        one_pass = self._kernel_knows_options() and all(
+            self._fits(parameter, names.get(id(parameter)))
+            for options in self.param_groups
+            for parameter in options["params"]
+            if id(parameter) in names or parameter.grad is not None
+        )
         self._groups = groups if one_pass else None
         return one_pass
 
-    def _fits(self, parameter: Tensor) -> bool:
-        gradient, state = parameter.grad, self.state.get(parameter, {})
-        beside = [state[name] for name in (*_KINDS, *self.moments) if name != "step" and name in state]
-        return (
-            native.fits(parameter)
-            and (
-                gradient is None
-                or native.alike(gradient, parameter)
-                or native.alike(_like(gradient, parameter), parameter)
-            )
-            and all(native.alike(tensor, parameter) for tensor in beside if tensor is not None)
-        )
+    def forget(self) -> None:
+        """Give up the step that was prepared, if it was not taken."""
+        self._groups = None
+
+    def _fits(self, parameter: Tensor, name: str | None) -> bool:
+        """Return whether the kernel can step a parameter; bring into its places what lies in others."""
+        if not native.fits(parameter):
+            return False
+        if parameter.grad is not None and not native.of_one_kind(parameter.grad, parameter):
+            return False
+        moments = self.state.get(parameter, {})
+        beside: list[tuple[dict[str, Any], str]] = [(moments, each) for each in self.moments if each != "step"]
+        beside += [(tensors, name) for tensors in self._kinds().values()] if name is not None else []
+        for tensors, key in beside:
+            tensor = tensors.get(key)
+            if tensor is None or native.alike(tensor, parameter):
+                continue
+            if not native.of_one_kind(tensor, parameter):
+                return False
+            # As after loading, or when a network was made channels_last.
+            tensors[key] = _like(tensor, parameter)
+            self._publish()
+        return True
 
     @property
     def overflow(self) -> Tensor | None:
         """Whether an increment of the path was not finite in the last step of the kernel."""
         return self._overflow
 
+    @_disable_dynamo
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step, with the synapses' pull, and integrate their path.
 
@@ -162,7 +200,9 @@ class Inside(OnePass, Optimizer):
                 for parameter in options["params"]:
                     if parameter.grad is not None and self.state[parameter]:  # torch makes them where there is nothing
                         self._make_moments(options, parameter)
-            super().step()
+            # torch hooks into the step of a class once there is an instance of it; the hooks of this step are run.
+            step: Any = super().step
+            step.__func__.__wrapped__(self) if getattr(step, "hooked", False) else step()
         else:
             with torch.no_grad():
                 self._step_in_one_pass(groups)
@@ -185,8 +225,7 @@ class Inside(OnePass, Optimizer):
                 if gradient is None:
                     gradient = torch.zeros_like(parameter)  # there is importance, so that the pull alone moves it
                 self._make_moments(options, parameter)
-                state = self.state[parameter]
-                kinds = [state.get(kind) if name is not None else None for kind in _KINDS]
+                kinds = [tensors.get(name) if name is not None else None for tensors in self._kinds().values()]
                 pull = 2 * options["c"] if kinds[2] is not None else 0.0
                 moments, numbers = self._share(options, parameter, pull)
                 tensors.append([parameter, _like(gradient, parameter), *kinds, *moments])
@@ -233,22 +272,33 @@ class Inside(OnePass, Optimizer):
 
     def _offered(self, packed: dict[str, Any]) -> dict[str, Any]:
         """Return a state_dict with all that there may be: distributed checkpointing reads only what is offered."""
+        self._kept.warn_of_nonfinite()
         progress = {"tasks": self._kept.tasks, "steps": self._kept.steps, "untouched": self._kept.untouched}
         groups = [{**group, **progress} for group in packed["param_groups"]]
         states = dict(packed["state"])
-        named = {id(parameter): name for name, parameter in self._kept.parameters.items()}
         omega, anchor = self.synapses.omega, self.synapses.anchor  # zeros, and the weights as they are, where need be
+        if self._kept.untouched:
+            # The anchor still follows the weights, and must not write over what is read into a state that was given.
+            anchor = {name: tensor.clone() for name, tensor in anchor.items()}
+        named = {id(parameter): name for name, parameter in self._kept.parameters.items()}
         for options, saved in zip(self.param_groups, groups, strict=True):
             for parameter, key in zip(options["params"], saved["params"], strict=True):
+                states[key] = {**self._offered_moments(options, parameter), **states.get(key, {})}
                 if id(parameter) in named:
                     name = named[id(parameter)]
-                    kinds = {"path": self._kept.path[name], "anchor": anchor[name], "omega": omega[name]}
-                    states[key] = {**self._offered_moments(options, parameter), **states.get(key, {}), **kinds}
+                    states[key].update(path=self._kept.path[name], anchor=anchor[name], omega=omega[name])
         return {**packed, "state": states, "param_groups": groups}
 
     @abstractmethod
     def _offered_moments(self, options: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
         """Return the moments of a parameter that has made no step."""
+
+    @abstractmethod
+    def _lacking(self, options: dict[str, Any], state: Mapping[str, Any]) -> list[str]:
+        """Return the moments without which torch would fail on what is loaded for a parameter."""
+
+    def _settle(self, state: dict[str, Any]) -> None:
+        """Turn what was offered of a parameter and loaded into what steps work on."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` gave, all of it or nothing; the synapses' tensors keep their dtype.
@@ -260,6 +310,7 @@ class Inside(OnePass, Optimizer):
             SynapseError: the synapses in the state do not fit these parameters, or are damaged.
             ValueError: as torch raises.
         """
+        self.synapses._step.abandon()
         seen: dict[str, Any] = {}
 
         # The last hook, as others may change what is loaded; torch then casts all tensors to the parameters' dtype.
@@ -277,8 +328,13 @@ class Inside(OnePass, Optimizer):
             group.setdefault("xi", xi)
             for name in _PROGRESS:
                 group.pop(name, None)
+        for state in self.state.values():
+            self._settle(state)
         if seen:
             self._kept.take_over(seen["file"], seen["copies"])
+            strengths = {group["c"] for group in self.param_groups if group["c"] is not None}
+            if len(strengths) == 1:
+                self.synapses.c = strengths.pop()
         self._publish()
 
     def _read(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -286,33 +342,49 @@ class Inside(OnePass, Optimizer):
         saved = given["param_groups"]
         if [len(group["params"]) for group in saved] != [len(group["params"]) for group in self.param_groups]:
             return {}  # torch says what is wrong
-        keys = {
-            id(parameter): key
-            for group, own in zip(saved, self.param_groups, strict=True)
-            for key, parameter in zip(group["params"], own["params"], strict=True)
-        }
-        states = {name: given["state"].get(keys[id(p)], {}) for name, p in self._kept.parameters.items()}
+        for group, own in zip(saved, self.param_groups, strict=True):
+            self._check_moments(group, own, given["state"])
+        states = {name: given["state"].get(saved[i]["params"][j], {}) for name, (i, j) in self._places.items()}
         if not any(kind in state for state in states.values() for kind in _KINDS):
             warn("the state that is loaded has no synapses: these stay as they are")
             return {}
+        progress = {key: saved[0][key] for key in _PROGRESS if key in saved[0]}
+        if len(progress) < len(_PROGRESS):
+            raise SynapseError(
+                f"the state has synapses, but its groups lack {sorted({*_PROGRESS} - {*progress})}: it is not of this "
+                "optimizer, or was flattened (flatten_optimizer_state_dict), which cannot carry them"
+            )
+        for i, (group, own) in enumerate(zip(saved, self.param_groups, strict=True)):
+            if (group.get("c") is None) != (own["c"] is None):
+                raise SynapseError(f"parameter group {i} has c={own['c']}, and c={group.get('c')} in the state")
+            if own["c"] is not None:
+                checked_number(group["c"], f"c of parameter group {i} in the state", zero_is_fine=True)
+                checked_number(group.get("xi"), f"xi of parameter group {i} in the state", zero_is_fine=False)
+        kinds = {kind: {name: s[kind] for name, s in states.items() if kind in s} for kind in _KINDS}
+        known = {"schema": SCHEMA, "estimator": PathIntegral.name, "settings": {}, "c": 0.0}
+        file = from_state_dict({**known, **progress, **kinds})
+        copies = self._kept.checked_copies(file, "the state")
         for i, (group, own) in enumerate(zip(saved, self.param_groups, strict=True)):
             for option in ("c", "xi"):
                 if group.get(option) != own[option]:
                     warn(f"{option} of parameter group {i} is {group.get(option)} in the state, and was {own[option]}")
-        first = saved[0]
-        lacking = [option for option in _PROGRESS if option not in first]
+        return {"file": file, "copies": copies}
+
+    def _check_moments(self, group: dict[str, Any], own: dict[str, Any], states: Mapping[Any, Any]) -> None:
+        """Raise a SynapseError where torch would fail half-way, or only at a later step."""
+        lacking = [option for option in self.needed if option not in group]
+        for key, parameter in zip(group["params"], own["params"], strict=True):
+            state = states.get(key, {})
+            lacking += self._lacking(group, state)
+            for name in self.moments:
+                value = state.get(name)
+                shape = torch.Size() if name == "step" else parameter.shape
+                if isinstance(value, Tensor) and value.shape != shape:
+                    raise SynapseError(f"the state has a {name} of shape {list(value.shape)} for one of {list(shape)}")
+                if value is not None and not isinstance(value, Tensor) and not (name == "step" and value >= 0):
+                    raise SynapseError(f"the state has {name}={value!r}, which cannot be")
         if lacking:
-            raise SynapseError(f"the state has synapses, but its groups lack {lacking}: it is not of this optimizer")
-        file = ImportanceFile(
-            estimator=PathIntegral.name,
-            settings={},
-            c=0.0,
-            tasks=first["tasks"],
-            steps=first["steps"],
-            untouched=first["untouched"],
-            **{kind: {name: s[kind] for name, s in states.items() if kind in s} for kind in _KINDS},
-        )
-        return {"file": file, "copies": self._kept.checked_copies(file, "the state")}
+            raise SynapseError(f"the state lacks {sorted(set(lacking))}: it is of another optimizer")
 
     def __deepcopy__(self, memo: Any) -> Any:
         """Refuse copies: they would lose the synapses without a word."""
@@ -328,11 +400,11 @@ def _offer(optimizer: Optimizer, packed: dict[str, Any]) -> dict[str, Any]:
     return optimizer._offered(packed)
 
 
-def _like(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """Return the gradient with the parameter's strides, where it is an ordinary one."""
-    if gradient.layout is not torch.strided or gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return the tensor, or a copy of it in the parameter's places where it lies in others."""
+    if native.alike(tensor, parameter):
+        return tensor
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]

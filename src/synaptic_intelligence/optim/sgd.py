@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from synaptic_intelligence import native
 from synaptic_intelligence.consolidator import Consolidator
 from synaptic_intelligence.optim.inside import Inside, Params
+
+_NOT_YET = "momentum_not_yet"  # in a state_dict alone
 
 
 @final
@@ -32,6 +35,7 @@ class SGD(Inside, torch.optim.SGD):
     """
 
     moments = ("momentum_buffer",)
+    needed = ("momentum", "dampening")
     _rule: ClassVar[native.Rule] = "sgd_step"
 
     def __init__(
@@ -58,10 +62,21 @@ class SGD(Inside, torch.optim.SGD):
         """Do nothing: the first step makes the buffer, which then is the gradient."""
 
     def _offered_moments(self, options: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
-        # A buffer of zeros takes the first gradient as it is, unless that is dampened from the second step on alone.
-        if not options["momentum"] or options["dampening"]:
+        if not options["momentum"]:
             return {}
-        return {"momentum_buffer": torch.zeros_like(parameter, requires_grad=False)}
+        offered = {"momentum_buffer": torch.zeros_like(parameter, requires_grad=False)}
+        if options["dampening"]:
+            # The first gradient is not dampened, so a buffer of zeros differs from one that is not there yet.
+            there = self.state.get(parameter, {}).get("momentum_buffer") is not None
+            offered[_NOT_YET] = torch.tensor(0.0 if there else 1.0)
+        return offered
+
+    def _lacking(self, options: dict[str, Any], state: Mapping[str, Any]) -> list[str]:
+        return []
+
+    def _settle(self, state: dict[str, Any]) -> None:
+        if state.pop(_NOT_YET, None):
+            state.pop("momentum_buffer", None)
 
     def _share(
         self, options: dict[str, Any], parameter: Tensor, pull: float
