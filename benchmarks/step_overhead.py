@@ -26,6 +26,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from networks import Decoder, perceptron, resnet18
@@ -152,7 +153,7 @@ class Training:
         return (time.perf_counter() - start) / times
 
 
-def measure(workload: Workload, device: str, rounds: int, block: float) -> dict[str, object]:
+def measure(workload: Workload, device: str, rounds: int, block: float) -> dict[str, Any]:
     """Time all forms in turn: a block of each lasts about ``block`` seconds."""
     trainings = {form: Training(workload, form, device) for form in FORMS}
     parameters = sum(p.numel() for p in trainings["plain"].model.parameters())
@@ -219,24 +220,24 @@ def main() -> None:
         name, form = asked.peak
         print(peak(next(w for w in workloads if w.name == name), form, asked.device))
         return
+    chosen = [workload for workload in workloads if not asked.only or asked.only in workload.name]
     rows = []
-    for workload in workloads:
-        if asked.only and asked.only not in workload.name:
-            continue
-        row = measure(workload, asked.device, asked.rounds, asked.block)
+    for workload in chosen:
+        rows.append(measure(workload, asked.device, asked.rounds, asked.block))
         gc.collect()
-        command = [sys.executable, __file__, "--device", asked.device, "--peak", workload.name]
-        row["peak_bytes"] = {
-            form: int(subprocess.run([*command, form], check=True, capture_output=True, text=True).stdout)
-            for form in FORMS
-        }
-        rows.append(row)
         for part in ("step", "training"):
-            times = row["seconds"][part]  # type: ignore[index]
+            times = rows[-1]["seconds"][part]
             print(f"{workload.name}: {part}, {1e3 * statistics.median(times['plain']):.3f} ms plain")
             for form in FORMS[1:]:
                 low, middle, high = ratios(times, form)
                 print(f"    {form:20} {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
+    for workload, row in zip(chosen, rows, strict=True):
+        command = [sys.executable, __file__, "--device", asked.device, "--peak", workload.name]
+        row["peak_bytes"] = {
+            form: int(subprocess.run([*command, form], check=True, capture_output=True, text=True).stdout)
+            for form in FORMS
+            if "first" not in form
+        }
     environment = describe_environment(asked.device, torch.get_num_threads(), 1)
     found = {
         "command": "python benchmarks/step_overhead.py",

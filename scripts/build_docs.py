@@ -14,6 +14,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from overhead_figure import draw_overhead
+from overhead_figure import overhead as ratios_of
+
 from synaptic_intelligence.paper.page import write_paper
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows
 from synaptic_intelligence.paper.sections import SECTIONS
@@ -59,6 +63,26 @@ def seconds(file: Path) -> str:
     return f"The demo took {result.wall_seconds:.0f} seconds on {machine}.\n"
 
 
+def overhead(file: Path) -> str:
+    """Return the link to the figure of benchmarks/step_overhead.py, which `build` draws, and its numbers."""
+    found = json.loads(file.read_text("utf-8"))
+    forms = [form for form in found["forms"] if form != "plain"]
+    lines = [
+        f"![Time with synapses over time without]({FIGURES / file.stem}.svg)\n",
+        "| | " + " | ".join(forms) + " |",
+        "| :-- |" + " --: |" * len(forms),
+    ]
+    for part, name in (("training", "whole step"), ("step", "optimizer's step")):
+        for row in found["rows"]:
+            cells = ["{1:.2f} ({0:.2f} to {2:.2f})".format(*ratios_of(row, part, form)) for form in forms]
+            lines.append(f"| {row['workload']}, {name} | " + " | ".join(cells) + " |")
+    machine = f"{found['environment']['cpu_count']} cores ({found['environment']['device_name']})"
+    rounds = f"medians and quartiles over {found['rounds']} rounds"
+    return "\n".join(
+        [*lines, "", f"`{found['command']}`, {rounds}, on {machine}: [`{file.name}`](results/{file.name}).", ""]
+    )
+
+
 def workers(file: Path) -> str:
     """Return the table of benchmarks/workers.py."""
     found = json.loads(file.read_text("utf-8"))
@@ -74,7 +98,14 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "figure": figure,
     "rows": rows,
     "seconds": seconds,
+    "overhead": overhead,
     "workers": workers,
+}
+
+
+DRAWERS: dict[str, Callable[[Path], Figure]] = {
+    "figure": lambda file: draw_figure(read_result(file)),
+    "overhead": lambda file: draw_overhead(json.loads(file.read_text("utf-8"))),
 }
 
 
@@ -85,10 +116,10 @@ def build(source: Path, target: Path) -> list[Path]:
         begin, name, file, end = match.groups()
         if name not in WRITERS:
             raise ValueError(f"no part is named {name!r}; there are {sorted(WRITERS)}")
-        if name == "figure":
+        if name in DRAWERS:
             drawn = FIGURES / f"{Path(file).stem}.svg"
             (target / FIGURES).mkdir(parents=True, exist_ok=True)
-            (target / drawn).write_text(svg_text(draw_figure(read_result(source / file))), "utf-8")
+            (target / drawn).write_text(svg_text(DRAWERS[name](source / file)), "utf-8")
             written.append(drawn)
         return begin + WRITERS[name](source / file) + end
 
