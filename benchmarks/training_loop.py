@@ -1,8 +1,9 @@
 """What the training loop costs, over its bare arithmetic: `python benchmarks/training_loop.py`.
 
-A step of permuted MNIST without synapses, 784-2000-2000-10 in batches of 256. The loop is `train_epoch` as the experiments run it: shuffled
-batches, loss, sums, optimizer. Bare are the eight matrix products of forward and backward pass, into memory that is
-there already, and torch's fused Adam. The two take turns. Writes results/training-loop-DEVICE.json.
+A step of permuted MNIST without synapses: 784-2000-2000-10, batches of 256. The loop is `train_epoch` as the
+experiments run it: shuffled batches, loss, sums, optimizer. Bare are the eight matrix products of forward and backward
+pass, into memory that is there already, and torch's fused Adam. The two take turns. Writes
+results/training-loop-DEVICE.json.
 """
 
 from __future__ import annotations
