@@ -1,0 +1,135 @@
+"""Two runs side by side: torch's optimizer with hooks around it, and the optimizer with the synapses inside."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, final
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import assert_close, task_batches
+from torch import Tensor, nn
+
+import synaptic_intelligence as si
+from synaptic_intelligence import native
+from synaptic_intelligence.optim.inside import Inside
+
+C, XI = 0.5, 0.05
+
+HAS_KERNEL = not isinstance(native.kernel(torch.float32), str)
+needs_kernel = pytest.mark.skipif(not HAS_KERNEL, reason="there is no C compiler")
+
+Layout = Callable[[], Tensor]
+Gradient = Callable[[int, Tensor], Tensor | None]  # of a parameter's number and value
+
+
+@contextmanager
+def no_kernel() -> Iterator[None]:
+    """A machine without a compiler, which was warned of before."""
+    reason = "this test has no kernel"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "kernel", lambda dtype: reason)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", si.SynapseWarning)
+            native.warn_of_no_kernel(reason)
+        yield
+
+
+@contextmanager
+def count_rules() -> Iterator[list[str]]:
+    """Note the rules of the kernel that are called for any tensor at all."""
+    called: list[str] = []
+    run = native.run
+
+    def counted(rule: native.Rule, tensors: Sequence[Sequence[Tensor | None]], settings: Any) -> bool:
+        called.extend([rule] if tensors else [])
+        return run(rule, tensors, settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "run", counted)
+        yield called
+
+
+def inside(name: str, params: Any, **options: Any) -> Any:
+    """One of si.optim, by name."""
+    optimizer = getattr(si.optim, name)(params, **{"c": C, "xi": XI, **options})
+    assert isinstance(optimizer, Inside)
+    return optimizer
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: int,
+    steps: int = 10,
+    *,
+    first: int = 0,
+    sign: float = 1.0,
+) -> None:
+    dtype = next(model.parameters()).dtype
+    for x, y in task_batches(task, steps, dtype)[first:]:
+        optimizer.zero_grad()
+        (sign * F.cross_entropy(model(x), y)).backward()
+        optimizer.step()
+
+
+@final
+class Twins:
+    """Parameters of any layout under both forms; their gradients are those of a quadratic task for each."""
+
+    def __init__(self, name: str, layouts: Sequence[Layout], groups: Any = None, **options: Any) -> None:
+        self.named: list[dict[str, nn.Parameter]] = []
+        self.optimizers: list[Any] = []
+        self.synapses: list[si.Consolidator] = []
+        for form in ("hooks", "inside"):
+            torch.manual_seed(3)
+            named = {f"p{i}": nn.Parameter(layout(), requires_grad=True) for i, layout in enumerate(layouts)}
+            params: Any = list(named.items()) if groups is None else groups(list(named.items()))
+            if form == "inside":
+                self.optimizers.append(inside(name, params, **options))
+                self.synapses.append(self.optimizers[-1].synapses)
+            else:
+                self.optimizers.append(getattr(torch.optim, name)(params, **options))
+                self.synapses.append(si.SynapticIntelligence(named.items(), self.optimizers[-1], c=C, xi=XI))
+            self.named.append(named)
+
+    def step(self, task: int, number: int, layout: Gradient | None = None) -> None:
+        for named, optimizer in zip(self.named, self.optimizers, strict=True):
+            self.gradients(named, task, number, layout)
+            optimizer.step()
+
+    @staticmethod
+    def gradients(named: dict[str, nn.Parameter], task: int, number: int, layout: Gradient | None = None) -> None:
+        """Set the gradients of one step of a task."""
+        for i, p in enumerate(named.values()):
+            generator = torch.Generator().manual_seed(1000 * task + 10 * number + i)
+            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
+            gradient = p.detach() - float(task) + 0.3 * noise
+            p.grad = gradient if layout is None else layout(i, gradient)
+
+    def run(self, layout: Gradient | None = None, tasks: int = 3, steps: int = 6) -> None:
+        for task in range(tasks):
+            for number in range(steps):
+                self.step(task, number, layout)
+            if task + 1 < tasks:
+                for synapses in self.synapses:
+                    synapses.consolidate()
+
+    def assert_equal(self, weights: float = 1e-12, importance: float = 1e-12) -> None:
+        (hooked, ours), (theirs, own) = self.named, self.synapses
+        some = {name for name, p in hooked.items() if p.numel()}
+        assert_close(
+            [(n, p) for n, p in ours.items() if n in some], {n: p for n, p in hooked.items() if n in some}, weights
+        )
+        for kind in ("path", "omega", "anchor"):
+            found, expected = getattr(own, kind), getattr(theirs, kind)
+            assert list(found) == list(expected)
+            assert_close(
+                [(n, t) for n, t in found.items() if n in some],
+                {n: t for n, t in expected.items() if n in some},
+                weights if kind == "anchor" else importance,
+            )
+        assert any(bool((omega > 0).any()) for omega in own.omega.values()) or own.tasks == 0
