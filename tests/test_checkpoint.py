@@ -299,7 +299,7 @@ def wrong_fields() -> list[Any]:
     values: dict[str, list[Any]] = {
         "estimator": [None, 1, ["path_integral"], {}],
         "settings": [None, 1, [], "xi", {"xi": None}, {"xi": [0.1]}, {"xi": {"a": 1}}],
-        "c": [None, "0.1", True, -0.1, float("nan"), float("inf"), -float("inf"), [1.0], 10**400],
+        "c": [None, "0.1", True, -0.1, float("nan"), float("inf"), -float("inf"), [], [[1.0]], [0.1, -0.1], 10**400],
         "tasks": [None, "1", 1.0, True, -1, float("nan"), [1]],
         "steps": [None, "1", 1.0, False, -1, float("inf"), {}],
         "shapes": [None, 1, {}, [["w", [2]]], {"w": [3]}, {"w": 2}, {"w": [2], "v": [1]}, {"v": [2]}],

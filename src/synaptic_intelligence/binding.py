@@ -13,8 +13,8 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from synaptic_intelligence.arguments import checked_number
 from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.strength import Strength, checked_strength, refuse_unfit
 
 # Which optimizer's synapses hold which parameter, so that a second consolidator can be refused. Weak on both sides:
 # it keeps neither alive, and forgets them when they go.
@@ -114,7 +114,7 @@ class Binding:
         places: dict[int, tuple[int, int]] = {}
         for index, group in enumerate(optimizer.param_groups):
             if group.get("c") is not None:
-                checked_number(group["c"], f"c of parameter group {index}", zero_is_fine=True)
+                checked_strength(group["c"], f"c of parameter group {index}")
             for position, parameter in enumerate(group["params"]):
                 if id(parameter) in places:
                     raise ValueError(f"the optimizer holds a parameter twice, in group {index}: give it each one once")
@@ -201,6 +201,34 @@ class Binding:
             raise SynapseError(
                 "the optimizer's parameter groups were taken apart: attach(optimizer) a new one"
             ) from error
+
+    def strength(self, group: dict[str, Any], names: Iterable[str], default: Strength) -> Strength:
+        """Return the strength of a parameter group, its own or else the default.
+
+        Raises:
+            SynapseError: its own is None by now.
+            ValueError, TypeError: it is no strength, or one for each replicate that does not fit the parameters.
+        """
+        c = default
+        if "c" in group:
+            if group["c"] is None:
+                raise SynapseError("a parameter group with synapses now has c=None: use c=0.0 to turn its pull off")
+            c = checked_strength(group["c"], "c of a parameter group")
+        if isinstance(c, tuple):
+            parameters = self.parameters()
+            refuse_unfit(c, self.optimizer, {name: parameters[name] for name in names})
+        return c
+
+    def fitting(self, default: Strength) -> Strength:
+        """Return the default strength, if it and those of the groups fit the optimizer and the parameters.
+
+        Raises:
+            SynapseError, ValueError, TypeError: as :meth:`strength`.
+        """
+        refuse_unfit(default, self.optimizer, {})
+        for group, names in self.groups():
+            self.strength(group, names, default)
+        return default
 
     def groups(self) -> list[tuple[dict[str, Any], list[str]]]:
         """Return each parameter group of the optimizer with the names of the parameters in it that are bound."""

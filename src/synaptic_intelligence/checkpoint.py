@@ -20,6 +20,7 @@ from torch import Tensor
 
 from synaptic_intelligence.atomic import replacing
 from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.strength import Strength, as_given
 from synaptic_intelligence.version import __version__
 
 SCHEMA = 1
@@ -34,7 +35,7 @@ class ImportanceFile:
     Attributes:
         estimator: name of the estimator.
         settings: its settings, such as ``xi``.
-        c: strength.
+        c: strength, or one for each replicate.
         tasks: how many tasks were consolidated.
         steps: optimizer steps since the last consolidation; ``path`` is empty where it is zero.
         omega, anchor, path: tensors by parameter name.
@@ -48,7 +49,7 @@ class ImportanceFile:
 
     estimator: str
     settings: dict[str, float | str]
-    c: float
+    c: Strength
     tasks: int
     steps: int
     omega: Mapping[str, Tensor]
@@ -66,6 +67,7 @@ def to_state_dict(file: ImportanceFile) -> dict[str, Any]:
         True
     """
     state = {field.name: getattr(file, field.name) for field in fields(file)}
+    state["c"] = as_given(file.c)
     return {"schema": SCHEMA, **state, **{kind: dict(state[kind]) for kind in ("omega", "anchor", "path")}}
 
 
@@ -82,8 +84,11 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
         raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(keys ^ set(state))}")
     if state["schema"] != SCHEMA:
         raise SynapseError(f"the state has schema {state['schema']!r}; this library reads {SCHEMA}")
-    for key in ("c", "tasks", "steps"):
-        if not _is_number(state[key], whole=key != "c"):
+    c = _strength(state["c"].tolist() if isinstance(state["c"], Tensor) else state["c"])
+    if c is None:
+        raise SynapseError(f"the state has c={state['c']!r}, which cannot be")
+    for key in ("tasks", "steps"):
+        if not _is_number(state[key], whole=True):
             raise SynapseError(f"the state has {key}={state[key]!r}, which cannot be")
     for key, kind in (("estimator", str), ("settings", dict), ("untouched", bool)):
         if not isinstance(state[key], kind):
@@ -91,13 +96,20 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
     for key in ("omega", "anchor", "path"):
         if not isinstance(state[key], Mapping) or not all(isinstance(t, Tensor) for t in state[key].values()):
             raise SynapseError(f"the state has no tensors by name for {key!r}")
-    return ImportanceFile(**{key: value for key, value in state.items() if key != "schema"})
+    return ImportanceFile(**{key: value for key, value in {**state, "c": c}.items() if key != "schema"})
 
 
 def _is_number(value: object, *, whole: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return False
     return 0 <= value <= sys.float_info.max
+
+
+def _strength(value: object) -> Strength | None:
+    """Return the strength that was a number, or a list of one for each replicate; None if it was neither."""
+    if isinstance(value, list) and value and all(_is_number(each, whole=False) for each in value):
+        return tuple(map(float, value))
+    return float(value) if isinstance(value, (int, float)) and _is_number(value, whole=False) else None
 
 
 def write_importance(file: ImportanceFile, path: Path) -> None:
@@ -161,6 +173,9 @@ def read_importance(path: Path) -> ImportanceFile:
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         schema = header.get("schema") if isinstance(header, dict) else None
         raise ValueError(f"{path} has schema {schema!r}; this library ({__version__}) reads schema {SCHEMA}")
+    c = _strength(header.get("c"))
+    if c is None:
+        raise ValueError(f"{path} has c={header.get('c')!r} in its metadata")
     parts: dict[str, dict[str, Tensor]] = {"omega": {}, "anchor": {}, "path": {}}
     for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
@@ -170,9 +185,9 @@ def read_importance(path: Path) -> ImportanceFile:
     file = ImportanceFile(
         estimator=_estimator(path, header),
         settings=_settings(path, header),
-        c=float(_number(path, header, "c", whole=False)),
-        tasks=_number(path, header, "tasks", whole=True),
-        steps=_number(path, header, "steps", whole=True),
+        c=c,
+        tasks=_count(path, header, "tasks"),
+        steps=_count(path, header, "steps"),
         omega=parts["omega"],
         anchor=parts["anchor"],
         path=parts["path"],
@@ -181,10 +196,10 @@ def read_importance(path: Path) -> ImportanceFile:
     return file
 
 
-def _number(path: Path, header: dict[str, Any], key: str, *, whole: bool) -> Any:
-    if not _is_number(header.get(key), whole=whole):
+def _count(path: Path, header: dict[str, Any], key: str) -> int:
+    if not _is_number(header.get(key), whole=True):
         raise ValueError(f"{path} has {key}={header.get(key)!r} in its metadata")
-    return header[key]
+    return int(header[key])
 
 
 def _estimator(path: Path, header: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from synaptic_intelligence.arguments import checked_number
 from synaptic_intelligence.binding import Binding, canonical_parameters
 from synaptic_intelligence.checkpoint import (
     ImportanceFile,
@@ -28,6 +27,7 @@ from synaptic_intelligence.importance import Importance, PathIntegral, TaskEnd
 from synaptic_intelligence.memory import Memory
 from synaptic_intelligence.state import State, refuse_nonfinite
 from synaptic_intelligence.step import OnePass, Step
+from synaptic_intelligence.strength import Strength, as_given, checked_strength, folded, pulls
 
 
 @final
@@ -43,11 +43,14 @@ class Consolidator:
         optimizer: the optimizer of these parameters. A parameter group may set the option ``c``: its own strength, or
             ``None`` for no synapses at all.
         importance: how importance is estimated, such as ``PathIntegral(xi)`` or ``Fisher(model, loss, kind=...)``.
-        c: strength of the pull, without unit; zero turns the pull off. It may be set at any time.
+        c: strength of the pull, without unit; zero turns the pull off. It may be set at any time. Where networks are
+            trained side by side, stacked along a leading axis of every parameter, a tensor ``[R]`` gives each its own.
 
     Raises:
-        TypeError: LBFGS, complex or uninitialised parameters, or arguments of the wrong type.
-        ValueError: ``c`` negative or not finite; a parameter that is not in the optimizer, or twice; none at all.
+        TypeError: LBFGS, complex or uninitialised parameters, or arguments of the wrong type; with a tensor ``c``, an
+            optimizer that may mix the replicates.
+        ValueError: ``c`` negative or not finite, or a tensor that does not fit the first axis of a parameter; a
+            parameter that is not in the optimizer, or twice; none at all.
         SynapseError: another consolidator holds one of the parameters.
 
     ``path``, ``omega`` and ``anchor`` are float32, or wider for wider parameters; ask for them again after a task or a
@@ -75,12 +78,12 @@ class Consolidator:
     """
 
     def __init__(
-        self, named: Iterable[tuple[str, Tensor]], optimizer: Optimizer, importance: Importance, *, c: float
+        self, named: Iterable[tuple[str, Tensor]], optimizer: Optimizer, importance: Importance, *, c: float | Tensor
     ) -> None:
-        self._c = checked_number(c, "c", zero_is_fine=True)
         self._importance = importance
         parameters = canonical_parameters(named)
         self._binding = Binding(parameters, optimizer)
+        self._c = self._binding.fitting(checked_strength(c, "c"))
         self._unprotected = {n: weakref.ref(p) for n, p in parameters.items() if n not in self._binding.places}
         if not self._binding.places:
             raise ValueError("nothing to protect: every parameter is frozen or in a group with c=None")
@@ -94,13 +97,13 @@ class Consolidator:
     # What users read.
 
     @property
-    def c(self) -> float:
+    def c(self) -> float | Tensor:
         """The strength of the pull, for groups that do not set their own."""
-        return self._c
+        return as_given(self._c)
 
     @c.setter
-    def c(self, value: float) -> None:
-        self._c = checked_number(value, "c", zero_is_fine=True)
+    def c(self, value: float | Tensor) -> None:
+        self._c = self._binding.fitting(checked_strength(value, "c"))
         if isinstance(self._binding.optimizer, OnePass):  # where c is an option of every group, as lr is
             for group, _ in self._binding.groups():
                 group["c"] = self._c
@@ -160,12 +163,11 @@ class Consolidator:
         """
         self._step.follow()
         state, parameters = self._state, self._state.parameters
-        terms = [
-            torch.zeros((), dtype=anchor.dtype, device=anchor.device) for anchor in list(state.anchor.values())[:1]
-        ]
+        first = next(iter(state.anchor.values()))
+        terms = [torch.zeros((), dtype=first.dtype, device=first.device)]
         for group, names in self._binding.groups() if state.omega else []:
-            c = self._strength(group)
-            terms += [surrogate_loss(parameters[n], state.anchor[n], state.omega[n], c) for n in names]
+            c = self._strength(group, names)
+            terms += [surrogate_loss(parameters[n], state.anchor[n], *folded(state.omega[n], c)) for n in names]
         return torch.stack([term.to(terms[0]) for term in terms]).sum()
 
     # The end of a task.
@@ -236,6 +238,7 @@ class Consolidator:
         else:
             parameters = canonical_parameters(named)
         binding = Binding(parameters, optimizer)
+        binding.fitting(self._c)
         other = sorted(set(binding.places) ^ set(self._binding.places))
         if other:
             raise SynapseError(
@@ -358,12 +361,8 @@ class Consolidator:
             "synapses cannot be copied or pickled: make new ones, and load state_dict() or save() into them"
         )
 
-    def _strength(self, group: dict[str, Any]) -> float:
-        if "c" not in group:
-            return self._c
-        if group["c"] is None:
-            raise SynapseError("a parameter group with synapses now has c=None: use c=0.0 to turn its pull off")
-        return checked_number(group["c"], "c of a parameter group", zero_is_fine=True)
+    def _strength(self, group: dict[str, Any], names: list[str]) -> Strength:
+        return self._binding.strength(group, names, self._c)
 
     def _snapshot(self) -> ImportanceFile:
         self._state.warn_of_nonfinite()
@@ -387,28 +386,29 @@ class Consolidator:
                 f"{own.settings()}: make them alike"
             )
         copies = self._state.checked_copies(file, what)
+        self._binding.fitting(file.c)
         if file.c != self._c:  # before anything is changed: a user may have made warnings errors
             warn(f"c is {file.c} in {what} and was {self._c}: now {file.c}")
         self._step.abandon()
         self._state.take_over(file, copies)
-        self.c = file.c
+        self.c = as_given(file.c)
 
     def _warn_of_no_penalty(self) -> None:
         later = self._state.tasks > 0 and self._state.steps > 0
-        pulled = any(self._strength(group) > 0 for group, _ in self._binding.groups())
+        pulled = any(pulls(self._strength(*group)) for group in self._binding.groups())
         if later and pulled and float(self.penalty()) == 0:
             warn("the penalty is exactly zero after a further task: omega is zero, or nothing moved; nothing was held")
 
 
 def SynapticIntelligence(
-    named: Iterable[tuple[str, Tensor]], optimizer: Optimizer, *, c: float, xi: float
+    named: Iterable[tuple[str, Tensor]], optimizer: Optimizer, *, c: float | Tensor, xi: float
 ) -> Consolidator:
     """Make intelligent synapses, a :class:`Consolidator` whose importance is the path integral.
 
     Args:
         named: ``model.named_parameters()``, perhaps filtered.
         optimizer: any ``torch.optim.Optimizer`` but LBFGS.
-        c: strength of the pull, without unit; the paper takes 0.1 to 1.
+        c: strength of the pull, without unit; the paper takes 0.1 to 1. A tensor ``[R]``: one for each replicate.
         xi: damping, in theta^2; the paper takes 1e-3 for split tasks and 0.1 for permuted MNIST.
 
     Raises:

@@ -104,7 +104,7 @@ def add_surrogate_gradients_(
     parameters: Tensors,
     anchors: Tensors,
     omegas: Tensors,
-    c: float,
+    c: float | Tensors,
     work: Tensors,
 ) -> None:
     """Add :func:`surrogate_gradient` to each gradient, in place.
@@ -112,7 +112,7 @@ def add_surrogate_gradients_(
     Args:
         gradients: what is added to, one tensor for each parameter.
         parameters, anchors, omegas: of the same shapes.
-        c: strength; negative where the optimizer maximizes.
+        c: strength; negative where the optimizer maximizes. Or tensors that broadcast over the parameters.
         work: scratch tensors of the same shapes, overwritten.
 
     Source: Zenke et al. 2017, derivative of the second term of eq. 4.
@@ -125,6 +125,9 @@ def add_surrogate_gradients_(
     """
     torch._foreach_copy_(work, parameters)
     torch._foreach_sub_(work, anchors)
+    if isinstance(c, (list, tuple)):
+        torch._foreach_mul_(work, c)
+        c = 1.0
     torch._foreach_addcmul_(gradients, work, omegas, value=2 * c)
 
 

@@ -9,18 +9,19 @@ from torch import Tensor
 
 from synaptic_intelligence import native
 from synaptic_intelligence.functional import add_surrogate_gradients_, integrate_paths_
+from synaptic_intelligence.strength import Strength, along_first_axis
 
 Row = tuple[Tensor | None, ...]
 
 
-def pass_before(rows: Sequence[Row], c: float, *, integrates: bool) -> None:
+def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool) -> None:
     """Prepare what a step needs: the gradients with their pull, for the optimizer, and the parameters as they are.
 
     Args:
         rows: for each parameter: the parameter, its gradient of the task loss (None: none), anchor and omega (both
             None: nothing pulls), and two tensors that are overwritten, with the gradient that the optimizer is given,
             in the gradient's dtype, and with the parameter from before the step, in that of the path.
-        c: strength; negative where the optimizer maximizes.
+        c: strength, or one for each replicate along the first axis; negative where the optimizer maximizes.
         integrates: whether the parameter from before the step is wanted.
 
     Source: Zenke et al. 2017, derivative of the second term of eq. 4.
@@ -32,14 +33,16 @@ def pass_before(rows: Sequence[Row], c: float, *, integrates: bool) -> None:
         (tensor([2.]), tensor([1.]))
     """
     fast, slow = _divided(rows)
-    native.run("pull", [(*row[:5], row[5] if integrates else None) for row in fast], [[2 * c]] * len(fast))
+    fast, strengths = _by_replicate(fast, c)
+    native.run("pull", [(*row[:5], row[5] if integrates else None) for row in fast], [[2 * each] for each in strengths])
     for _, gradient, _, _, given, _ in slow:
         assert given is not None
         given.zero_() if gradient is None else given.copy_(gradient)
     pulled = [row for row in slow if row[3] is not None]
     if pulled:
         parameters, _, anchors, omegas, used, work = _columns(pulled)
-        add_surrogate_gradients_(used, parameters, anchors, omegas, c, work)
+        many = [along_first_axis(c, tensor) for tensor in work] if isinstance(c, tuple) else c
+        add_surrogate_gradients_(used, parameters, anchors, omegas, many, work)
     if integrates and slow:
         parameters, *_, before = _columns(slow)
         torch._foreach_copy_(before, parameters)
@@ -82,6 +85,16 @@ def _divided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
         alike = native.fits(parameter) and all(other is None or native.alike(other, parameter) for other in others)
         (fast if alike else slow).append(row)
     return fast, slow
+
+
+def _by_replicate(rows: list[Row], c: Strength) -> tuple[list[Row], Sequence[float]]:
+    """Return rows and the strength of each: the rows as they are, or cut where each replicate has its own."""
+    if not isinstance(c, tuple):
+        return rows, [c] * len(rows)
+    cut: list[Row] = []
+    for row in rows:
+        cut += zip(*(len(c) * (None,) if tensor is None else tensor.unbind() for tensor in row), strict=True)
+    return cut, len(rows) * c
 
 
 def _columns(rows: Sequence[Row]) -> list[list[Tensor]]:

@@ -21,6 +21,7 @@ from synaptic_intelligence.binding import Binding
 from synaptic_intelligence.errors import SynapseError
 from synaptic_intelligence.passes import pass_after, pass_before
 from synaptic_intelligence.state import State
+from synaptic_intelligence.strength import Strength, negative, pulls
 
 
 @final
@@ -28,7 +29,7 @@ from synaptic_intelligence.state import State
 class Group:
     """The live parameters of one parameter group, from before a step until after it."""
 
-    c: float
+    c: Strength
     maximize: bool
     names: list[str]
     parameters: list[Tensor]
@@ -71,12 +72,14 @@ class Step:
     Args:
         binding: which parameters, in which optimizer.
         state: their synapses.
-        strength: gives a parameter group's ``c``.
+        strength: gives the ``c`` of a parameter group, which holds the parameters of these names.
 
     Example: see :class:`~synaptic_intelligence.Consolidator`, which hooks ``before`` and ``after`` into an optimizer.
     """
 
-    def __init__(self, binding: Binding, state: State, strength: Callable[[dict[str, Any]], float]) -> None:
+    def __init__(
+        self, binding: Binding, state: State, strength: Callable[[dict[str, Any], list[str]], Strength]
+    ) -> None:
         self._binding, self._state, self._strength = binding, state, strength
         self._integrates = bool(state.path)
         self._inside = binding.optimizer if isinstance(binding.optimizer, OnePass) else None
@@ -214,10 +217,11 @@ class Step:
             return
         for group in groups:
             work, used = self._scratch(group)
-            omegas = [state.omega[n] if self._pulls(group) else None for n in group.names]
-            anchors = [state.anchor[n] if self._pulls(group) else None for n in group.names]
+            c = group.c if self._pulls(group) else 0.0
+            omegas = [state.omega[n] if c else None for n in group.names]
+            anchors = [state.anchor[n] if c else None for n in group.names]
             rows = list(zip(group.parameters, group.gradients, anchors, omegas, used, work, strict=True))
-            pass_before(rows, -group.c if group.maximize else group.c, integrates=self._integrates)
+            pass_before(rows, negative(c) if group.maximize else c, integrates=self._integrates)
         # Nothing below can fail. The optimizer works on the scratch gradient, which it may edit; the task's own stays.
         self._under_way = groups
         for group in groups:
@@ -227,7 +231,7 @@ class Step:
 
     def _look_at(self, options: dict[str, Any], names: list[str]) -> Group:
         """Read a parameter group, and refuse what cannot be integrated while nothing is changed yet."""
-        group = Group(self._strength(options), bool(options.get("maximize", False)), [], [], [])
+        group = Group(self._strength(options, names), bool(options.get("maximize", False)), [], [], [])
         for name in names:
             parameter = self._state.parameters[name]
             gradient = parameter.grad
@@ -245,7 +249,7 @@ class Step:
         return group
 
     def _pulls(self, group: Group) -> bool:
-        return group.c > 0 and bool(self._state.omega)
+        return pulls(group.c) and bool(self._state.omega)
 
     def _scratch(self, group: Group) -> tuple[list[Tensor], list[Tensor]]:
         for name, parameter, gradient in zip(group.names, group.parameters, group.gradients, strict=True):
