@@ -56,15 +56,15 @@ def test_before_is_the_plain_equation(
     _, calls = do(kernel, lambda: pass_before(rows, c, integrates=integrates))
     assert calls == int(kernel)
     for row, copies in zip(rows, kept, strict=True):
-        value, gradient, anchor, omega, used, before = row
+        value, task, near, importance, given, old = row
         assert value is not None
-        expected = torch.zeros_like(value) if gradient is None else gradient
-        if anchor is not None and omega is not None:
-            expected = expected + surrogate_gradient(value, anchor, omega, c)
-        assert close(used, expected)
+        expected = torch.zeros_like(value) if task is None else task
+        if near is not None and importance is not None:
+            expected = expected + surrogate_gradient(value, near, importance, c)
+        assert close(given, expected)
         if integrates:
-            assert before is not None
-            assert torch.equal(before, value)
+            assert old is not None
+            assert torch.equal(old, value)
         for tensor, copy in zip(row[:4], copies, strict=True):
             assert (tensor is None and copy is None) or (
                 tensor is not None and copy is not None and torch.equal(tensor, copy)
