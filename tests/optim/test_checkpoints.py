@@ -104,6 +104,22 @@ def test_distributed_checkpoints(name: str, options: dict[str, Any], stop: int, 
     assert same(second[0].state_dict(), first[0].state_dict())
 
 
+def test_distributed_checkpoints_leave_out_what_is_frozen() -> None:
+    first, second = (begin("Adam", {"lr": 0.01}) for _ in range(2))
+    for model, _ in (first, second):
+        model.get_parameter("0.bias").requires_grad_(False)
+    go_on(*first, 0, 15)
+    state = get_optimizer_state_dict(*first)
+    second[0].load_state_dict(first[0].state_dict())
+    with pytest.warns(si.SynapseWarning, match=r"\['0.bias'\], which are frozen"):
+        set_optimizer_state_dict(*second, copy.deepcopy(state))
+    go_on(*first, 15, 30)
+    go_on(*second, 15, 30)
+    assert same(second[0].state_dict(), first[0].state_dict())
+    for kind in ("path", "anchor", "omega"):
+        assert same(dict(getattr(second[1].synapses, kind)), dict(getattr(first[1].synapses, kind)))
+
+
 def test_a_flattened_state_is_refused_with_words(tmp_path: Path) -> None:
     how = StateDictOptions(flatten_optimizer_state_dict=True)
     first, second = begin("SGD", {}), begin("SGD", {})

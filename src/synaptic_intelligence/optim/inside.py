@@ -348,6 +348,11 @@ class Inside(OnePass, Optimizer):
         if not any(kind in state for state in states.values() for kind in _KINDS):
             warn("the state that is loaded has no synapses: these stay as they are")
             return {}
+        # torch.distributed.checkpoint leaves out what needs no gradient.
+        frozen = [name for name, s in states.items() if not s and not self._kept.parameters[name].requires_grad]
+        omega, anchor = self.synapses.omega, self.synapses.anchor
+        for name in frozen:
+            states[name] = {"path": self._kept.path[name], "anchor": anchor[name], "omega": omega[name]}
         progress = {key: saved[0][key] for key in _PROGRESS if key in saved[0]}
         if len(progress) < len(_PROGRESS):
             raise SynapseError(
@@ -364,6 +369,8 @@ class Inside(OnePass, Optimizer):
         known = {"schema": SCHEMA, "estimator": PathIntegral.name, "settings": {}, "c": 0.0}
         file = from_state_dict({**known, **progress, **kinds})
         copies = self._kept.checked_copies(file, "the state")
+        if frozen:
+            warn(f"the state has nothing of {frozen}, which are frozen: their synapses stay as they are")
         for i, (group, own) in enumerate(zip(saved, self.param_groups, strict=True)):
             for option in ("c", "xi"):
                 if group.get(option) != own[option]:
