@@ -6,10 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 import torch
 
+from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.experiments import replicates
 from synaptic_intelligence.experiments.folder import clear_checkpoints
 from synaptic_intelligence.experiments.plan import Job, JobStarted, Message, Plan, Record, TaskDone, taken_over
 from synaptic_intelligence.experiments.settings import Settings
@@ -61,6 +64,10 @@ def run(
             write()
         listen(message)
 
+    if workers <= 1 and not records and replicates.pay(plan):
+        # Where one diverges or all need too much memory, each goes on by itself from its checkpoint.
+        with suppress(SynapseError, torch.OutOfMemoryError):
+            replicates.train_replicates(plan, loaded or plan.load(), note)
     left = unfinished_jobs(plan, records)
     if workers > 1 and left:
         run_in_workers(plan, left, workers, note)
