@@ -423,5 +423,9 @@ def SynapticIntelligence(
         >>> synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.1, xi=0.1)
         >>> synapses.c
         0.1
+        >>> stacked = torch.nn.Parameter(torch.ones(2, 5))  # two replicates of five numbers each
+        >>> optimizer = torch.optim.SGD([stacked], lr=0.1)
+        >>> si.SynapticIntelligence([("w", stacked)], optimizer, c=torch.tensor([0.0, 0.5]), xi=0.1).c
+        tensor([0.0000, 0.5000], dtype=torch.float64)
     """
     return Consolidator(named, optimizer, PathIntegral(xi), c=c)

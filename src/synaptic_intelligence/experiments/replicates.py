@@ -1,7 +1,7 @@
 """Every seed and strength of an experiment at once: networks of one shape, stacked along a leading axis, on one device.
 
 A step of one small network leaves a GPU idle between launches; a step of the stack takes hardly longer. On a CPU
-worker processes are faster: results/replicates-cpu.json, by benchmarks/replicates.py.
+worker processes are no slower: results/replicates-cpu.json, by benchmarks/replicates.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from synaptic_intelligence.experiments.plan import EpochDone, Job, JobStarted, M
 from synaptic_intelligence.tasks import Stream, Task
 from synaptic_intelligence.train import Epoch, as_input, mask_logits
 
-# Of each replicate; there are many.
+# So many images for each network: activations of a hundred wide networks then still fit a GPU.
 _TEST_BATCH = 1000
 
 

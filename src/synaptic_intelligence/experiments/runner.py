@@ -37,7 +37,7 @@ def run(
         plan: what to train.
         result: the result so far, as ``start_run`` or ``resume_run`` gives it.
         records: what jobs have measured so far; empty for a new run.
-        workers: processes side by side; 0 or 1: this one alone.
+        workers: processes side by side; 0 or 1: this one alone, which on a GPU trains small networks all at once.
         listen: is told of each job, epoch and task.
         loaded: the tasks of the plan, where they are loaded already; workers load their own.
 
