@@ -5,16 +5,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import operator
 import os
 import platform
 import shlex
 import shutil
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -156,6 +158,47 @@ def of_one_kind(tensor: Tensor, parameter: Tensor) -> bool:
     )
 
 
+@final
+class Lane:
+    """Whether the kernel can walk over a parameter and the tensors beside it, remembered for as long as they stay.
+
+    Looking each of them over takes longer than the step of a small tensor. It is done again where one is another
+    object, or lies elsewhere in memory; nothing is kept alive.
+
+    Example:
+        >>> parameter, moment, lane = torch.ones(2), torch.zeros(2), Lane()
+        >>> lane.fits((parameter, moment)) == fits(parameter)
+        True
+        >>> lane.fits((parameter, torch.zeros(3)))
+        False
+    """
+
+    __slots__ = ("_addresses", "_fit", "_tensors")
+
+    def __init__(self) -> None:
+        self._fit = False
+        self._tensors: list[weakref.ref[Tensor] | None] = []
+        self._addresses: list[int | None] = []
+
+    def fits(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Return whether the first tensor :func:`fits`, and the others, where there are any, are :func:`alike`."""
+        if self._fit and len(tensors) == len(self._tensors):
+            known = [None if seen is None else seen() for seen in self._tensors]
+            if all(map(operator.is_, known, tensors)) and self._addresses == _addresses(tensors):
+                return True
+        parameter, *others = tensors
+        assert parameter is not None
+        self._fit = fits(parameter) and all(other is None or alike(other, parameter) for other in others)
+        if self._fit:
+            self._tensors = [None if tensor is None else weakref.ref(tensor) for tensor in tensors]
+            self._addresses = _addresses(tensors)
+        return self._fit
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
 def run(rule: Rule, tensors: Sequence[Sequence[Tensor | None]], settings: Sequence[Sequence[float]]) -> bool:
     """Do what the rule says to all tensors, and return whether an increment of the path was not finite.
 
@@ -175,10 +218,11 @@ def run(rule: Rule, tensors: Sequence[Sequence[Tensor | None]], settings: Sequen
         tensor([1., 1.])
     """
     skipped = False
-    for dtype in {each[0].dtype for each in tensors if each[0] is not None}:
-        rows = [i for i, each in enumerate(tensors) if each[0] is not None and each[0].dtype == dtype]
-        sizes = [each.numel() for i in rows if (each := tensors[i][0]) is not None]
-        addresses = [0 if tensor is None else tensor.data_ptr() for i in rows for tensor in tensors[i]]
+    parameters = [each[0] for each in tensors if each[0] is not None]
+    for dtype in {parameter.dtype for parameter in parameters}:
+        rows = [i for i, parameter in enumerate(parameters) if parameter.dtype == dtype]
+        sizes = [parameters[i].numel() for i in rows]
+        addresses = [address for i in rows for address in _addresses(tensors[i])]  # None is passed as 0
         numbers = [number for i in rows for number in settings[i]]
         found = getattr(kernel(dtype), rule)(
             ctypes.c_int(len(rows)),

@@ -14,7 +14,7 @@ from synaptic_intelligence.strength import Strength, along_first_axis
 Row = tuple[Tensor | None, ...]
 
 
-def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool) -> None:
+def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool, lanes: Sequence[native.Lane] = ()) -> None:
     """Prepare what a step needs: the gradients with their pull, for the optimizer, and the parameters as they are.
 
     Args:
@@ -23,6 +23,7 @@ def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool) -> None:
             in the gradient's dtype, and with the parameter from before the step, in that of the path.
         c: strength, or one for each replicate along the first axis; negative where the optimizer maximizes.
         integrates: whether the parameter from before the step is wanted.
+        lanes: one for each row, kept from step to step; empty: each row is looked over anew.
 
     Source: Zenke et al. 2017, derivative of the second term of eq. 4.
 
@@ -32,7 +33,7 @@ def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool) -> None:
         >>> used, before
         (tensor([2.]), tensor([1.]))
     """
-    fast, slow = _divided(rows)
+    fast, slow = _divided(rows, lanes)
     fast, strengths = _by_replicate(fast, c)
     native.run("pull", [(*row[:5], row[5] if integrates else None) for row in fast], [[2 * each] for each in strengths])
     for _, gradient, _, _, given, _ in slow:
@@ -48,13 +49,14 @@ def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool) -> None:
         torch._foreach_copy_(before, parameters)
 
 
-def pass_after(rows: Sequence[Row], *, maximize: bool) -> Tensor:
+def pass_after(rows: Sequence[Row], *, maximize: bool, lanes: Sequence[native.Lane] = ()) -> Tensor:
     """Add to the paths what the step that was taken lowered the loss by; what is not finite adds nothing.
 
     Args:
         rows: for each parameter: the parameter, its gradient of the task loss, its path, and the parameter from before
             the step, which is overwritten.
         maximize: whether the optimizer maximizes.
+        lanes: as for :func:`pass_before`.
 
     Returns:
         A tensor without dimensions: 1 if an increment was not finite, else 0.
@@ -66,7 +68,7 @@ def pass_after(rows: Sequence[Row], *, maximize: bool) -> Tensor:
         >>> pass_after([(p, g, path, before)], maximize=False), path
         (tensor(0), tensor([1.]))
     """
-    fast, slow = _divided(rows)
+    fast, slow = _divided(rows, lanes)
     overflow = torch.tensor(int(native.run("integrate_all", fast, [[-1.0 if maximize else 1.0]] * len(fast))))
     if slow:
         parameters, gradients, paths, before = _columns(slow)
@@ -75,15 +77,16 @@ def pass_after(rows: Sequence[Row], *, maximize: bool) -> Tensor:
     return overflow
 
 
-def _divided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+def _divided(rows: Sequence[Row], lanes: Sequence[native.Lane]) -> tuple[list[Row], list[Row]]:
     """Return the rows that the kernel can walk over, and the others."""
     fast: list[Row] = []
     slow: list[Row] = []
-    for row in rows:
-        parameter, *others = row
+    for row, lane in zip(rows, lanes or [native.Lane() for _ in rows], strict=True):
+        parameter, gradient, *others = row
         assert parameter is not None
-        alike = native.fits(parameter) and all(other is None or native.alike(other, parameter) for other in others)
-        (fast if alike else slow).append(row)
+        # Most loops make new gradients for each step; what is beside them stays.
+        fits = lane.fits((parameter, *others)) and (gradient is None or native.alike(gradient, parameter))
+        (fast if fits else slow).append(row)
     return fast, slow
 
 

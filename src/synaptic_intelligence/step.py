@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 
 from synaptic_intelligence.binding import Binding
 from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.native import Lane
 from synaptic_intelligence.passes import pass_after, pass_before
 from synaptic_intelligence.state import State
 from synaptic_intelligence.strength import Strength, negative, pulls
@@ -91,6 +93,8 @@ class Step:
         self._in_one_pass = False
         self._awaits_closure = False
         self._counts = True
+        self._before: defaultdict[str, Lane] = defaultdict(Lane)
+        self._after: defaultdict[str, Lane] = defaultdict(Lane)
         self._work: dict[str, Tensor] = {}  # scratch in the dtype of the path: theta before the step
         self._used: dict[str, Tensor] = {}  # scratch in the dtype of the gradient: what the optimizer is given
 
@@ -157,13 +161,14 @@ class Step:
         if self._in_one_pass and self._inside is not None:
             overflow = self._inside.overflow
         for group in self._under_way if self._integrates and not self._in_one_pass else []:
-            moved = [
-                (parameter, gradient, self._state.path[name], self._work[name])
+            moved = {
+                name: (parameter, gradient, self._state.path[name], self._work[name])
                 for name, gradient, parameter in zip(group.names, group.gradients, group.parameters, strict=True)
                 if gradient is not None
-            ]
+            }
             if moved:
-                found = pass_after(moved, maximize=group.maximize)
+                lanes = [self._after[name] for name in moved]
+                found = pass_after(list(moved.values()), maximize=group.maximize, lanes=lanes)
                 overflow = found if overflow is None else torch.maximum(overflow, found.to(overflow))
         self._put_back()
         if self._counts:
@@ -221,7 +226,8 @@ class Step:
             omegas = [state.omega[n] if c else None for n in group.names]
             anchors = [state.anchor[n] if c else None for n in group.names]
             rows = list(zip(group.parameters, group.gradients, anchors, omegas, used, work, strict=True))
-            pass_before(rows, negative(c) if group.maximize else c, integrates=self._integrates)
+            lanes = [self._before[name] for name in group.names]
+            pass_before(rows, negative(c) if group.maximize else c, integrates=self._integrates, lanes=lanes)
         # Nothing below can fail. The optimizer works on the scratch gradient, which it may edit; the task's own stays.
         self._under_way = groups
         for group in groups:

@@ -29,6 +29,9 @@ class _AdamInside(Inside):
         if "step" not in state:
             state.update(self._offered_moments(options, parameter))
 
+    def _count(self, parameters: list[Tensor]) -> None:
+        torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], 1)
+
     def _lacking(self, options: dict[str, Any], state: Mapping[str, Any]) -> list[str]:
         names = self.moments if options.get("amsgrad") else self.moments[:3]
         return [name for name in names if name not in state] if state else []
@@ -44,7 +47,6 @@ class _AdamInside(Inside):
         self, options: dict[str, Any], parameter: Tensor, pull: float
     ) -> tuple[list[Tensor | None], list[float]]:
         state = self.state[parameter]
-        state["step"] += 1
         step, lr, decay = state["step"].item(), float(options["lr"]), options["weight_decay"]
         # Before torch 2.7 this was no option, but the difference of the two classes.
         (beta1, beta2), decoupled = options["betas"], options.get("decoupled_weight_decay", self._decoupled)

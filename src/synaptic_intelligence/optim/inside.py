@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -54,6 +55,7 @@ class Inside(OnePass, Optimizer):
                 PathIntegral(group["xi"])  # raises where it is no damping; c is looked at by the consolidator
         self.defaults.update(c=strength, xi=damping)
         self._groups: list[Group] | None = None
+        self._lanes: defaultdict[int, native.Lane] = defaultdict(native.Lane)
         self._overflow: Tensor | None = None
         # A GradScaler then unscales the gradients, and skips the step, by itself.
         self._step_supports_amp_scaling = False
@@ -154,11 +156,15 @@ class Inside(OnePass, Optimizer):
 
     def _fits(self, parameter: Tensor, name: str | None) -> bool:
         """Return whether the kernel can step a parameter; bring into its places what lies in others."""
-        if not native.fits(parameter):
-            return False
         if parameter.grad is not None and not native.of_one_kind(parameter.grad, parameter):
             return False
         moments = self.state.get(parameter, {})
+        path, anchor, omega = (tensors.get(name) if name is not None else None for tensors in self._kinds().values())
+        known = (parameter, path, anchor, omega, *(moments.get(each) for each in self.moments if each != "step"))
+        if self._lanes[id(parameter)].fits(known):
+            return True
+        if not native.fits(parameter):
+            return False
         beside: list[tuple[dict[str, Any], str]] = [(moments, each) for each in self.moments if each != "step"]
         beside += [(tensors, name) for tensors in self._kinds().values()] if name is not None else []
         for tensors, key in beside:
@@ -214,23 +220,26 @@ class Inside(OnePass, Optimizer):
             for group in groups
             for name, parameter, gradient in zip(group.names, group.parameters, group.gradients, strict=True)
         }
-        tensors: list[list[Tensor | None]] = []
-        settings: list[list[float]] = []
-        moved: list[Tensor] = []
+        named = list(self._kinds().values())
+        moving: list[tuple[dict[str, Any], Tensor, str | None, Tensor]] = []
         for options in self.param_groups:
             for parameter in options["params"]:
                 name, gradient = pulled.get(id(parameter), (None, parameter.grad))
-                if name is None and gradient is None:
-                    continue
-                if gradient is None:
-                    gradient = torch.zeros_like(parameter)  # there is importance, so that the pull alone moves it
-                self._make_moments(options, parameter)
-                kinds = [tensors.get(name) if name is not None else None for tensors in self._kinds().values()]
-                pull = 2 * options["c"] if kinds[2] is not None else 0.0
-                moments, numbers = self._share(options, parameter, pull)
-                tensors.append([parameter, _like(gradient, parameter), *kinds, *moments])
-                settings.append(numbers)
-                moved.append(parameter)
+                if name is not None or gradient is not None:
+                    # Without a gradient there is importance, so that the pull alone moves it.
+                    moving.append(
+                        (options, parameter, name, torch.zeros_like(parameter) if gradient is None else gradient)
+                    )
+                    self._make_moments(options, parameter)
+        moved = [parameter for _, parameter, _, _ in moving]
+        self._count(moved)
+        tensors: list[list[Tensor | None]] = []
+        settings: list[list[float]] = []
+        for options, parameter, name, gradient in moving:
+            kinds = [held.get(name) if name is not None else None for held in named]
+            moments, numbers = self._share(options, parameter, 2 * options["c"] if kinds[2] is not None else 0.0)
+            tensors.append([parameter, _like(gradient, parameter), *kinds, *moments])
+            settings.append(numbers)
         self._overflow = torch.tensor(int(native.run(self._rule, tensors, settings)))
         torch.autograd.graph.increment_version(moved)
 
@@ -246,11 +255,14 @@ class Inside(OnePass, Optimizer):
     def _make_moments(self, options: dict[str, Any], parameter: Tensor) -> None:
         """Make what torch's optimizer keeps of a parameter, as it would at the parameter's first step."""
 
+    def _count(self, parameters: list[Tensor]) -> None:
+        """Count the step, where the optimizer does."""
+
     @abstractmethod
     def _share(
         self, options: dict[str, Any], parameter: Tensor, pull: float
     ) -> tuple[list[Tensor | None], list[float]]:
-        """Return a parameter's three moments and the numbers that kernel.c takes for it; count the step."""
+        """Return a parameter's three moments and the numbers that kernel.c takes for it."""
 
     # Tasks.
 
