@@ -230,6 +230,11 @@ class Binding:
             self.strength(group, names, default)
         return default
 
+    def common_strength(self, otherwise: Strength) -> Strength:
+        """Return the strength of all groups, where it is an option of the optimizer and they have the same."""
+        found = [group["c"] for group, _ in self.groups()] if "c" in self.optimizer.defaults else []
+        return found[0] if found and all(c == found[0] for c in found) else otherwise
+
     def groups(self) -> list[tuple[dict[str, Any], list[str]]]:
         """Return each parameter group of the optimizer with the names of the parameters in it that are bound."""
         return [(self.optimizer.param_groups[index], names) for index, names in self._members.items()]

@@ -99,7 +99,7 @@ class Consolidator:
     @property
     def c(self) -> float | Tensor:
         """The strength of the pull, for groups that do not set their own."""
-        return as_given(self._c)
+        return as_given(self._binding.common_strength(self._c))
 
     @c.setter
     def c(self, value: float | Tensor) -> None:
@@ -387,11 +387,11 @@ class Consolidator:
             )
         copies = self._state.checked_copies(file, what)
         self._binding.fitting(file.c)
+        self._step.abandon()
         if file.c != self._c:  # before anything is changed: a user may have made warnings errors
             warn(f"c is {file.c} in {what} and was {self._c}: now {file.c}")
-        self._step.abandon()
+            self.c = as_given(file.c)
         self._state.take_over(file, copies)
-        self.c = as_given(file.c)
 
     def _warn_of_no_penalty(self) -> None:
         later = self._state.tasks > 0 and self._state.steps > 0

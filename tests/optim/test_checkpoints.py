@@ -381,7 +381,6 @@ def test_the_state_of_the_synapses_alone() -> None:
     assert_close(second[0].named_parameters(), dict(first[0].named_parameters()), 0.0)
 
 
-@pytest.mark.xfail(reason="loading importance sets the strength of all groups")
 def test_importance_that_is_loaded_leaves_the_strength_of_each_group() -> None:
     _, optimizer = begin("Adam", {})
     optimizer.synapses.load_state_dict(copy.deepcopy(optimizer.synapses.state_dict()))

@@ -573,3 +573,15 @@ def test_shared_weights_count_once() -> None:
     model = Tied()
     optimizer = inside("Adam", model.named_parameters())
     assert list(optimizer.synapses.path) == ["a.weight"]
+
+
+def test_the_strength_is_that_of_the_groups_where_they_have_the_same() -> None:
+    first, second = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = si.optim.SGD([{"params": [first]}, {"params": [second]}], lr=0.1, c=0.5, xi=0.1)
+    for group in optimizer.param_groups:
+        group["c"] = 0.25
+    assert optimizer.synapses.c == 0.25
+    optimizer.param_groups[0]["c"] = 0.75
+    assert optimizer.synapses.c == 0.5  # there is no one strength: that which was given
+    optimizer.synapses.c = 1.0
+    assert [group["c"] for group in optimizer.param_groups] == [1.0, 1.0]
