@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -196,8 +196,24 @@ def peak(workload: Workload, form: str, device: str) -> int:
     for _ in range(3):
         training.train()
     if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # Not getrusage: what it tells begins with the size of the process that started this one.
+        (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8"))
+        return int(line) * 1024
     return int(torch.get_device_module(device).max_memory_allocated())
+
+
+def add_memory(rows: list[dict[str, Any]], device: str) -> None:
+    """Measure the peaks of all workloads and forms, and print how far they lie above plain training's."""
+    for row in rows:
+        command = [sys.executable, __file__, "--device", device, "--peak", row["workload"]]
+        row["peak_bytes"] = peaks = {
+            form: int(subprocess.run([*command, form], check=True, capture_output=True, text=True).stdout)
+            for form in FORMS
+            if "first" not in form
+        }
+        print(f"{row['workload']}: peak of memory beyond plain training, in multiples of the parameters")
+        for form in list(peaks)[1:]:
+            print(f"    {form:20} {(peaks[form] - peaks['plain']) / (4 * row['parameters']):.2f}", flush=True)
 
 
 def ratios(times: dict[str, list[float]], form: str) -> list[float]:
@@ -212,6 +228,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--block", type=float, default=0.25, help="seconds")
+    parser.add_argument("--memory", action="store_true", help="measure memory alone, and add it to the result")
     parser.add_argument("--only", help="a part of a workload's name")
     parser.add_argument("--peak", nargs=2, metavar=("WORKLOAD", "FORM"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -219,6 +236,12 @@ def main() -> None:
     if asked.peak:
         name, form = asked.peak
         print(peak(next(w for w in workloads if w.name == name), form, asked.device))
+        return
+    file = ROOT / "results" / f"step-overhead-{torch.device(asked.device).type}.json"
+    if asked.memory:
+        found = json.loads(file.read_text("utf-8"))
+        add_memory(found["rows"], asked.device)
+        file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         return
     chosen = [workload for workload in workloads if not asked.only or asked.only in workload.name]
     rows = []
@@ -231,13 +254,7 @@ def main() -> None:
             for form in FORMS[1:]:
                 low, middle, high = ratios(times, form)
                 print(f"    {form:20} {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
-    for workload, row in zip(chosen, rows, strict=True):
-        command = [sys.executable, __file__, "--device", asked.device, "--peak", workload.name]
-        row["peak_bytes"] = {
-            form: int(subprocess.run([*command, form], check=True, capture_output=True, text=True).stdout)
-            for form in FORMS
-            if "first" not in form
-        }
+    add_memory(rows, asked.device)
     environment = describe_environment(asked.device, torch.get_num_threads(), 1)
     found = {
         "command": "python benchmarks/step_overhead.py",
@@ -248,7 +265,6 @@ def main() -> None:
         "rows": rows,
     }
     if not asked.only:
-        file = ROOT / "results" / f"step-overhead-{torch.device(asked.device).type}.json"
         file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
