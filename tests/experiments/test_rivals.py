@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from synaptic_intelligence.experiments.experiment import Experiment
 from synaptic_intelligence.experiments.job import train_job
 from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.experiments.paths import correlation
+from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.experiments.plan import EpochDone, Job, Message, Plan
 from synaptic_intelligence.result import Result, Run, read_result
 from synaptic_intelligence.tasks import Stream, Task, permute_pixels, split_by_class
@@ -427,3 +429,21 @@ def test_a_loss_that_is_not_finite_ends_the_job_and_is_no_result(tmp_path: Path,
     stream = [replace(task, train_inputs=task.train_inputs * 1e300) for task in permuted()]
     with pytest.raises(si.SynapseError, match="the loss of task 1 is not finite"):
         train_job(plan, job, stream, lambda message: None)
+
+
+def test_ewc_has_the_strength_that_the_committed_search_found() -> None:
+    """The smallest that lies within 0.001 of the best: what the page says of it."""
+    searches = sorted((Path(__file__).parents[2] / "results").glob("permuted-mnist-ewc-search*.json"))
+    found = {
+        run.c: fmean(run.accuracy[-1])
+        for search in searches
+        for run in read_result(search).complete_runs
+        if run.method == "ewc" and run.c is not None
+    }
+    assert len(found) == 6
+    best = max(found.values())
+    assert f"ewc:{min(c for c, reached in found.items() if reached >= best - 0.001):g}" in PERMUTED_MNIST.paper.rivals
+    synapses = [
+        r for r in read_result(searches[0]).complete_runs + read_result(searches[1]).complete_runs if r.c == 0.1
+    ]
+    assert all(fmean(run.accuracy[-1]) < best for run in synapses)

@@ -35,9 +35,13 @@ PAPER = Settings(
     batch_size=256,
     lr=1e-3,
     tasks=10,
-    rivals=("ewc:100", "sgd-dropout", "joint"),
+    rivals=("ewc:100000", "sgd-dropout", "joint"),
 )
-"""The settings of the paper and of its authors' code. The strength of EWC is a first guess, not searched for yet."""
+"""The settings of the paper and of its authors' code.
+
+The strength of EWC is from a search on three tasks of five epochs, in powers of ten (results/permuted-mnist-ewc-search*):
+the smallest whose average accuracy lies within 0.001 of the best.
+"""
 
 
 def network(generator: torch.Generator) -> nn.Module:
