@@ -18,6 +18,7 @@ from oracle import same, small_model, task_batches
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
+from synaptic_intelligence import native
 
 TABLE = Path(__file__).parent.parent / "docs" / "errors.md"
 CASES: dict[str, tuple[type[Exception], Callable[[Path], Any]]] = {}
@@ -635,6 +636,121 @@ def _(folder: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     fisher = si.Fisher(model, F.cross_entropy, kind="empirical")
     si.Consolidator(model.named_parameters(), optimizer, fisher, c=1.0).consolidate(task_batches(0, 1))
+
+
+# Optimizers with the synapses inside.
+
+
+class InsideBench:
+    """As Bench, with the synapses inside the optimizer."""
+
+    def __init__(self) -> None:
+        self.model = small_model()
+        self.optimizer = si.optim.Adam(self.model.named_parameters(), lr=0.01, c=0.5, xi=0.1)
+        self.train(0)
+        self.optimizer.consolidate()
+        self.train(1)
+
+    def train(self, task: int) -> None:
+        for x, y in task_batches(task, 3):
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.model(x), y).backward()
+            self.optimizer.step()
+
+    def fails(self, action: Callable[[], Any]) -> None:
+        """Run what must raise, and see that weights, moments and synapses stay."""
+        before = copy.deepcopy((self.optimizer.state_dict(), self.model.state_dict()))
+        try:
+            action()
+        finally:
+            assert same(before, (self.optimizer.state_dict(), self.model.state_dict()))
+
+
+@case("the state of an optimizer with synapses inside is cleared", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = InsideBench()
+    weights = copy.deepcopy(bench.model.state_dict())
+    bench.optimizer.state.clear()
+    with pytest.raises(si.SynapseError, match="reset_moments"):
+        bench.train(1)
+    assert same(weights, bench.model.state_dict())
+    bench.optimizer.reset_moments()
+    bench.train(1)
+    bench.optimizer.state.clear()
+    bench.train(1)
+
+
+@case("a group with synapses that comes later", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = InsideBench()
+    bench.fails(lambda: bench.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]}))
+
+
+@case("saving importance of parameters without names", si.SynapseError)
+def _(folder: Path) -> None:
+    optimizer = si.optim.Adam(small_model().parameters(), c=0.5, xi=0.1)
+    optimizer.synapses.save(folder / "importance.safetensors")
+
+
+@case("taking over synapses of another estimator", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = fisher_bench()
+    bench.fails(lambda: si.optim.Adam(bench.model.named_parameters(), c=0.5, xi=0.1, synapses=bench.synapses))
+
+
+@case("an optimizer's state without synapses", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = InsideBench()
+    plain = torch.optim.Adam(small_model().parameters())
+    bench.optimizer.load_state_dict(plain.state_dict())
+
+
+@case("an optimizer's state of another optimizer", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = InsideBench()
+    other = si.optim.SGD(small_model().named_parameters(), lr=0.1, c=0.5, xi=0.1)
+    bench.fails(lambda: bench.optimizer.load_state_dict(other.state_dict()))
+
+
+@case("an optimizer's state with another `c` or `xi`", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = InsideBench()
+    state = copy.deepcopy(bench.optimizer.state_dict())
+    bench.optimizer.param_groups[0]["xi"] = 0.2
+    bench.optimizer.load_state_dict(state)
+
+
+@case("copying or pickling an optimizer with synapses inside", TypeError)
+def _(folder: Path) -> None:
+    bench = InsideBench()
+    with pytest.raises(TypeError, match="state_dict"):
+        copy.deepcopy(bench.optimizer)
+    pickle.dumps(bench.optimizer)
+
+
+@case("an optimizer with synapses inside finds no C compiler", si.SynapseWarning)
+def _(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "kernel", lambda dtype: f"no compiler in this test of {dtype}")
+        InsideBench()
+
+
+# A strength for each replicate.
+
+
+def stacked_synapses(optimizer: Callable[..., torch.optim.Optimizer], *shape: int) -> si.Consolidator:
+    p = nn.Parameter(torch.ones(shape))
+    return si.SynapticIntelligence([("w", p)], optimizer([p], lr=0.1), c=torch.tensor([0.0, 0.5]), xi=0.1)
+
+
+@case("a strength for each replicate, and a parameter that is not stacked", ValueError)
+def _(folder: Path) -> None:
+    stacked_synapses(torch.optim.SGD, 3, 2)
+
+
+@case("a strength for each replicate, and an optimizer that may mix them", TypeError)
+def _(folder: Path) -> None:
+    stacked_synapses(torch.optim.Adafactor, 2, 3)
 
 
 @pytest.mark.parametrize("condition", list(CASES))
