@@ -134,7 +134,7 @@ def build(source: Path, target: Path) -> list[Path]:
         for name in SECTIONS
         if (results / f"{name}.json").exists()
     }
-    pages = write_paper(SECTIONS, found, target / "docs", results="../results/")
+    pages = write_paper(SECTIONS, found, target / "docs", results="../results/", ours=True)
     return list(dict.fromkeys([*written, *(page.relative_to(target) for page in pages)]))
 
 

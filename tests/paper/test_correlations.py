@@ -47,9 +47,9 @@ def test_correlations_are_means_over_pairs_and_then_over_seeds() -> None:
 def test_each_of_the_three_readings_has_its_number_and_its_verdict() -> None:
     rows = correlation_rows(_result(_run(0, 0.0, RISING), _run(0, 0.1, FLAT)))
     assert [(r.expected, r.ours, r.difference) for r in rows[:3]] == [
-        ("above 0", "0.650 (1 seed)", "as expected"),  # (0.9 + 0.7) / 2 - (0.1 + 0.2) / 2
-        ("below 0", "-0.275 (1 seed)", "as expected"),  # 0.2 - (0.1 + 0.2 + 0.9 + 0.7) / 4
-        ("below 0", "-0.170 (1 seed)", "as expected"),  # 0.2 - (1.9 + 6 * 0.3) / 10
+        ("above 0", "0.650 (1 seed)", "agrees, one seed"),  # (0.9 + 0.7) / 2 - (0.1 + 0.2) / 2
+        ("below 0", "-0.275 (1 seed)", "agrees, one seed"),  # 0.2 - (0.1 + 0.2 + 0.9 + 0.7) / 4
+        ("below 0", "-0.170 (1 seed)", "agrees, one seed"),  # 0.2 - (1.9 + 6 * 0.3) / 10
     ]
     first = [r for r in rows if r.what.startswith("first layer")]
     assert [(r.expected, r.ours) for r in first] == [("near 0", "0.500 (1 seed)")] * 2
@@ -58,7 +58,7 @@ def test_each_of_the_three_readings_has_its_number_and_its_verdict() -> None:
 def test_what_goes_the_other_way_is_said() -> None:
     rows = _readings(_result(_run(0, 0.0, FLAT), _run(0, 0.1, RISING)))
     # Flat paths do not become more alike: zero decides nothing.
-    assert [r.difference for r in rows] == ["undecided", "not as expected", "not as expected"]
+    assert [r.difference for r in rows] == ["undecided", "disagrees, one seed", "disagrees, one seed"]
 
 
 def test_an_interval_that_holds_zero_decides_nothing() -> None:
@@ -77,10 +77,20 @@ def test_a_claim_about_two_strengths_needs_both() -> None:
     assert _readings(_result(_run(0, 0.1, RISING))) == []
 
 
+def test_tasks_that_lie_far_apart_have_a_reading_of_their_own_where_there_are_enough() -> None:
+    flat, rising = (
+        [[0.2] * i + [1.0] for i in range(7)],
+        [[0.1 * (i - j) for j in range(i)] + [1.0] for i in range(7)],
+    )
+    row = _readings(_result(_run(0, 0.0, flat), _run(0, 0.1, rising)))[2]
+    # Five apart (twice) 0.5, six apart 0.6; all others 0.2.
+    assert (row.ours, row.difference) == ("0.333 (1 seed)", "disagrees, one seed")
+
+
 def test_the_committed_runs_say_what_the_page_says_of_them() -> None:
     """The words in the section "Differences" of the page; where this fails, they must change."""
-    rises, neighbours, pairs, *_ = correlation_rows(read_result(COMMITTED))
-    assert (rises.difference, neighbours.difference, pairs.difference) == ("as expected", "as expected", "undecided")
-    runs = {r.c: list(r.path_correlation.values())[1] for r in read_result(COMMITTED).complete_runs}
-    far = {c: [row[j] for i, row in enumerate(matrix) for j in range(i) if i - j >= 5] for c, matrix in runs.items()}
-    assert sum(far[0.1]) > sum(far[0.0])
+    rows = correlation_rows(read_result(COMMITTED))
+    verdicts = ["agrees, one seed", "agrees, one seed", "disagrees, one seed", "undecided"]
+    assert [row.difference for row in rows[:4]] == verdicts
+    first = [float(row.ours.split()[0]) for row in rows if row.what.startswith("first layer")]
+    assert first[0] > first[1]

@@ -70,7 +70,7 @@ def test_what_is_shorter_than_the_protocol_is_said_in_table_and_text(
     text = page.read_text("utf-8")
     overview = [line for line in text.splitlines() if line.startswith("| figure 4")]
     assert overview == [
-        "| figure 4 | average accuracy, c = 0.1 | 0.969 | 0.965 (1 seed) |  | not the paper's protocol |"
+        "| figure 4 | average accuracy, c = 0.1 | - | 0.965 (1 seed) |  | not the paper's protocol, 1 of 5 seeds |"
     ]
     assert text.count("This is not the paper's protocol: 2 epochs instead of 20.") == 2  # figures 4 and 5
 
@@ -84,14 +84,23 @@ def test_correlations_come_from_permuted_mnist_until_they_have_runs_of_their_own
     assert "| second layer, mean over all pairs of tasks, c = 0.1 | - | 0.250 (1 seed) |" in section
 
 
-def test_what_is_missing_is_said_with_its_command(tmp_path: Path) -> None:
-    page, *figures = write_paper(SECTIONS, {}, tmp_path, results="")
+@pytest.mark.parametrize(("ours", "command"), [(True, "run"), (False, "reproduce --only")])
+def test_what_is_missing_is_said_with_its_command(tmp_path: Path, ours: bool, command: str) -> None:
+    page, *figures = write_paper(SECTIONS, {}, tmp_path, results="", ours=ours)
     text = page.read_text("utf-8")
     assert figures == []
     for name in SECTIONS:
         assert f"{name}: not run yet" in text
-        assert f"**Not run yet:** `synaptic run {name}`." in text
+        assert f"**Not run yet:** `synaptic {command} {name}`." in text
     assert "quick forms" not in text
+
+
+def test_what_our_runs_show_is_said_of_them_alone(tmp_path: Path, results: dict[str, list[Path]]) -> None:
+    ours, *_ = write_paper(SECTIONS, results, tmp_path / "ours", results="", ours=True)
+    theirs, *_ = write_paper(SECTIONS, results, tmp_path / "theirs", results="")
+    for claim in ("Not reproduced in full", "EWC holds more", "ranks the other way round"):
+        assert claim in ours.read_text("utf-8")
+        assert claim not in theirs.read_text("utf-8")
 
 
 def test_the_quick_page_says_so_first(tmp_path: Path) -> None:
@@ -103,7 +112,7 @@ def test_unfinished_runs_are_counted(tmp_path: Path, results: dict[str, list[Pat
     runs = [run(0, "si", 1.0, last=[0.98, 0.99])]
     write_result(replace(RESULT, runs=runs, planned_runs=3), results["split-mnist"][0])
     page, *_ = write_paper(SECTIONS, results, tmp_path, results="")
-    assert "the protocol's settings, 1 of 3 runs" in page.read_text("utf-8")
+    assert "the protocol's settings, 1 of 10 seeds, 1 of 3 runs" in page.read_text("utf-8")
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ _IN_WORDS: dict[str, Callable[[Settings, Settings], str]] = {
     "batch_size": lambda ours, paper: f"batches of {ours.batch_size} instead of {paper.batch_size}",
     "lr": lambda ours, paper: f"learning rate {exact(ours.lr)} instead of {exact(paper.lr)}",
     "tasks": lambda ours, paper: f"{ours.tasks} task{'s'[: ours.tasks != 1]} instead of {paper.tasks}",
-    "fisher_images": lambda ours, paper: f"Fisher from {ours.fisher_images} images instead of {paper.fisher_images}",
+    "fisher_images": lambda ours, paper: (
+        f"Fisher from {ours.fisher_images} images instead of our {paper.fisher_images}"
+    ),
     "limit": lambda ours, paper: f"only the first {ours.limit} images of each task",
 }
 
@@ -114,7 +116,10 @@ def deviations(ours: Settings, paper: Settings) -> list[str]:
         >>> deviations(replace(paper, seeds=3, epochs=2), paper)
         ['2 epochs instead of 10']
     """
-    return [say(ours, paper) for name, say in _IN_WORDS.items() if getattr(ours, name) != getattr(paper, name)]
+    changed = [name for name in _IN_WORDS if getattr(ours, name) != getattr(paper, name)]
+    if not any(method.name == "ewc" for method in ours.methods):
+        changed = [name for name in changed if name != "fisher_images"]
+    return [_IN_WORDS[name](ours, paper) for name in changed]
 
 
 def flags(ours: Settings, paper: Settings) -> list[str]:

@@ -72,9 +72,12 @@ def _readings(result: Result) -> list[Row]:
         what = "second layer, a task and the one before it, without synapses (c = 0): later half less earlier half"
         rows.append(_reading(what, rises, above=True))
     measures: dict[str, Callable[[_Matrix], float]] = {
-        "each task and the one before it": lambda matrix: fmean(_neighbours(matrix)),
+        "each task and the one before it": lambda matrix: fmean(_apart(matrix, 1, 1)),
+        "tasks that lie five or more apart": lambda matrix: fmean(_apart(matrix, 5, len(matrix))),
         "all pairs of tasks": _of_pairs,
     }
+    if without and len(_second_layer(without[0])) < 6:
+        del measures["tasks that lie five or more apart"]
     for (method, c), held in runs.items():
         by_seed = {run.seed: run for run in without}
         pairs = [(run, by_seed[run.seed]) for run in held if run.seed in by_seed and c]
@@ -88,8 +91,10 @@ def _reading(what: str, values: list[float], *, above: bool) -> Row:
     """Return the row of a claim that a number lies above or below zero, and whether it does."""
     estimate = mean_and_interval(values)
     # What is zero as far as it is shown decides nothing.
-    open_still = abs(estimate.mean) <= (estimate.half_width or 0.0005)
-    verdict = "undecided" if open_still else "as expected" if (estimate.mean > 0) is above else "not as expected"
+    open_still = abs(estimate.mean) <= (0.0005 if estimate.half_width is None else estimate.half_width)
+    verdict = "undecided" if open_still else "agrees" if (estimate.mean > 0) is above else "disagrees"
+    if estimate.half_width is None and not open_still:
+        verdict += ", one seed"
     expected = f"{'above' if above else 'below'} 0"
     return Row(what, expected, f"{estimate} {_seeds(len(values))}", verdict)
 
@@ -107,15 +112,15 @@ def _of_pairs(matrix: _Matrix) -> float:
     return fmean([value for i, row in enumerate(matrix) for value in row[:i]] or [0.0])
 
 
-def _neighbours(matrix: _Matrix) -> list[float]:
-    return [row[i - 1] for i, row in enumerate(matrix) if i > 0] or [0.0]
+def _apart(matrix: _Matrix, least: int, most: int) -> list[float]:
+    return [row[j] for i, row in enumerate(matrix) for j in range(i) if least <= i - j <= most] or [0.0]
 
 
 def _earlier(matrix: _Matrix) -> float:
-    values = _neighbours(matrix)
+    values = _apart(matrix, 1, 1)
     return fmean(values[: len(values) // 2])
 
 
 def _later(matrix: _Matrix) -> float:
-    values = _neighbours(matrix)
+    values = _apart(matrix, 1, 1)
     return fmean(values[-(len(values) // 2) :])

@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.job import SGD_LR
 from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.paper.outcome import Outcome, made, read_outcome, said_of
@@ -46,6 +47,7 @@ def write_paper(
     *,
     results: str,
     quick: bool = False,
+    ours: bool = False,
 ) -> list[Path]:
     """Write ``paper.md`` and its figures into ``folder``, and return their paths.
 
@@ -55,6 +57,7 @@ def write_paper(
         folder: where to; figures go to its folder ``figures``.
         results: what comes before a file's name in a link, such as ``../results/``.
         quick: whether these are the quick forms, which show that all works and nothing else.
+        ours: whether these are the project's own results, of which the page then says in words what they show.
 
     Raises:
         ResultError: a file is damaged.
@@ -74,7 +77,8 @@ def write_paper(
             _write(folder / figure, svg_text(sections[name].draw(outcome)))
             written.append(folder / figure)
             parts.append(_shown(sections[name], path, outcome, figure, results))
-        return "\n".join(parts) or f"**Not run yet:** `synaptic run {name}`.\n"
+        command = f"synaptic run {name}" if ours else f"synaptic reproduce --only {name}"
+        return "\n".join(parts) or f"**Not run yet:** `{command}`.\n"
 
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -84,6 +88,7 @@ def write_paper(
         overview=lambda: _overview(sections, outcomes),
         shown=shown,
         quick=quick,
+        ours=ours,
         fisher_images=PERMUTED_MNIST.paper.fisher_images,
         sgd_lr=SGD_LR,
     )
@@ -112,6 +117,10 @@ def _how(outcome: Outcome) -> str:
     if not isinstance(outcome, Result):
         return "not the study as it is meant" if outcome.deviations else "the study as it is meant"
     how = "not the paper's protocol" if outcome.deviations else "the protocol's settings"
+    meant = EXPERIMENTS[outcome.experiment].paper.seeds if outcome.experiment in EXPERIMENTS else 0
+    seeds = len({run.seed for run in outcome.complete_runs})
+    if seeds < meant:
+        how += f", {seeds} of {meant} seeds"
     return how if outcome.complete else f"{how}, {len(outcome.complete_runs)} of {outcome.planned_runs} runs"
 
 

@@ -32,22 +32,27 @@ class Row:
 
 
 def accuracy_rows(result: Result) -> list[Row]:
-    """Return for each method the average accuracy over all tasks after the last one, on test and on training images."""
-    targets = TARGETS.get(result.experiment, {})
+    """Return for each method the average accuracy over all tasks after the last one, on test and on training images.
+
+    A shorter run, or one of other tasks, is not measured against the paper. What the paper has a number for, and was
+    not run, has its row too.
+    """
+    targets = {} if result.deviations else TARGETS.get(result.experiment, {})
     rows = []
     for s in summarize(result):
         target = targets.get((s.method, s.c))
-        # A shorter run, or one of other tasks, is not measured against the paper.
-        comparable = target is not None and not result.deviations
-        difference = _outside(target, s.average.mean) if target is not None and comparable else ""
         seeds = f"{s.seeds} seed{'s'[: s.seeds != 1]}"
-        what = f"average accuracy, {method_name(s.method, s.c)}"
-        rows.append(Row(what, str(target) if target else "-", f"{s.average} ({seeds})", difference))
         runs = [run for run in result.complete_runs if (run.method, run.c) == (s.method, s.c)]
+        found = {"average accuracy": s.average}
         if all(run.final_train_accuracy for run in runs):
-            train = mean_and_interval([fmean(run.final_train_accuracy) for run in runs])
-            rows.append(Row(f"the same on training images, {method_name(s.method, s.c)}", "-", f"{train} ({seeds})"))
-    return rows
+            found["on training images"] = mean_and_interval([fmean(run.final_train_accuracy) for run in runs])
+        for what, average in found.items():
+            of_these = target is not None and target.on_training_images == (what == "on training images")
+            expected, difference = (str(target), _outside(target, average.mean)) if target and of_these else ("-", "")
+            rows.append(Row(f"{what}, {method_name(s.method, s.c)}", expected, f"{average} ({seeds})", difference))
+    done = {(s.method, s.c) for s in summarize(result)}
+    missing = [(key, target) for key, target in targets.items() if key not in done]
+    return [*rows, *(Row(f"average accuracy, {method_name(*key)}", str(target), "not run") for key, target in missing)]
 
 
 def _outside(target: Target, ours: float) -> str:
