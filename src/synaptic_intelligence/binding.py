@@ -135,6 +135,9 @@ class Binding:
         for name, (index, _) in self.places.items():
             self._members.setdefault(index, []).append(name)
         self._hooks: list[RemovableHandle] = []
+        # Where `c` is an option of the optimizer, every group has one; these have that which was given for all.
+        given, groups = optimizer.defaults.get("c"), optimizer.param_groups
+        self._following = [i for i in self._members if given is not None and groups[i].get("c") == given]
 
     def hold(self, before: PreHook, after: PostHook, instead_of: Binding | None = None) -> None:
         """Hook into the optimizer's steps, and claim its parameters.
@@ -231,9 +234,14 @@ class Binding:
         return default
 
     def common_strength(self, otherwise: Strength) -> Strength:
-        """Return the strength of all groups, where it is an option of the optimizer and they have the same."""
-        found = [group["c"] for group, _ in self.groups()] if "c" in self.optimizer.defaults else []
+        """Return the strength of all groups that set none of their own, where it is an option of the optimizer."""
+        found = [self.optimizer.param_groups[index]["c"] for index in self._following]
         return found[0] if found and all(c == found[0] for c in found) else otherwise
+
+    def change_strength(self, c: Strength) -> None:
+        """Set the strength of all groups that set none of their own, where it is an option of the optimizer."""
+        for index in self._following:
+            self.optimizer.param_groups[index]["c"] = c
 
     def groups(self) -> list[tuple[dict[str, Any], list[str]]]:
         """Return each parameter group of the optimizer with the names of the parameters in it that are bound."""

@@ -104,9 +104,7 @@ class Consolidator:
     @c.setter
     def c(self, value: float | Tensor) -> None:
         self._c = self._binding.fitting(checked_strength(value, "c"))
-        if isinstance(self._binding.optimizer, OnePass):  # where c is an option of every group, as lr is
-            for group, _ in self._binding.groups():
-                group["c"] = self._c
+        self._binding.change_strength(self._c)
 
     @property
     def importance(self) -> Importance:
@@ -369,7 +367,7 @@ class Consolidator:
         return ImportanceFile(
             estimator=self._importance.name,
             settings=self._importance.settings(),
-            c=self._c,
+            c=self._binding.common_strength(self._c),
             tasks=self._state.tasks,
             steps=self._state.steps,
             untouched=self._state.untouched,
@@ -388,8 +386,9 @@ class Consolidator:
         copies = self._state.checked_copies(file, what)
         self._binding.fitting(file.c)
         self._step.abandon()
-        if file.c != self._c:  # before anything is changed: a user may have made warnings errors
-            warn(f"c is {file.c} in {what} and was {self._c}: now {file.c}")
+        if file.c != (was := self._binding.common_strength(self._c)):
+            # Before anything is changed: a user may have made warnings errors.
+            warn(f"c is {file.c} in {what} and was {was}: now {file.c}")
             self.c = as_given(file.c)
         self._state.take_over(file, copies)
 

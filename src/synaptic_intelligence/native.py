@@ -5,14 +5,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import operator
 import os
 import platform
 import shlex
 import shutil
 import subprocess
 import tempfile
-import weakref
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -118,11 +116,13 @@ def fits(tensor: Tensor) -> bool:
         (True, False, False)
     """
     return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
+        type(tensor) in _PLAIN
         and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
         and not tensor.is_neg()
         and not isinstance(kernel(tensor.dtype), str)
         and (tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)))
+        and _has_memory(tensor)
     )
 
 
@@ -153,17 +153,23 @@ def of_one_kind(tensor: Tensor, parameter: Tensor) -> bool:
         and tensor.layout is torch.strided
         and tensor.shape == parameter.shape
         and tensor.device == parameter.device
-        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and type(tensor) in _PLAIN
         and not tensor.is_neg()  # of such a view memory holds the negative
+        and _has_memory(tensor)
     )
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether there is something at its address: zeros that torch never writes have none, nor has a freed storage."""
+    return tensor.data_ptr() != 0 or tensor.numel() == 0
 
 
 @final
 class Lane:
-    """Whether the kernel can walk over a parameter and the tensors beside it, remembered for as long as they stay.
+    """Whether the kernel can walk over a parameter and the tensors beside it, remembered for as long as they lie there.
 
-    Looking each of them over takes longer than the step of a small tensor. It is done again where one is another
-    object, or lies elsewhere in memory; nothing is kept alive.
+    Looking over how they lie to each other takes longer than the step of a small tensor. It is done again where the
+    address, shape, strides, dtype or class of one is another than at the last look.
 
     Example:
         >>> parameter, moment, lane = torch.ones(2), torch.zeros(2), Lane()
@@ -173,30 +179,33 @@ class Lane:
         False
     """
 
-    __slots__ = ("_addresses", "_fit", "_tensors")
+    __slots__ = ("_found",)
 
     def __init__(self) -> None:
-        self._fit = False
-        self._tensors: list[weakref.ref[Tensor] | None] = []
-        self._addresses: list[int | None] = []
+        self._found: list[_Place | None] = []
 
     def fits(self, tensors: Sequence[Tensor | None]) -> bool:
         """Return whether the first tensor :func:`fits`, and the others, where there are any, are :func:`alike`."""
-        if self._fit and len(tensors) == len(self._tensors):
-            known = [None if seen is None else seen() for seen in self._tensors]
-            if all(map(operator.is_, known, tensors)) and self._addresses == _addresses(tensors):
-                return True
         parameter, *others = tensors
         assert parameter is not None
-        self._fit = fits(parameter) and all(other is None or alike(other, parameter) for other in others)
-        if self._fit:
-            self._tensors = [None if tensor is None else weakref.ref(tensor) for tensor in tensors]
-            self._addresses = _addresses(tensors)
-        return self._fit
+        if type(parameter) not in _PLAIN or not parameter.is_cpu:
+            return False
+        found = [None if tensor is None else _place(tensor) for tensor in tensors]
+        if found == self._found:
+            return True
+        if fits(parameter) and all(other is None or alike(other, parameter) for other in others):
+            self._found = found
+            return True
+        return False
 
 
-def _addresses(tensors: Sequence[Tensor | None]) -> list[int | None]:
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+_Place = tuple[int, torch.Size, tuple[int, ...], torch.dtype, type]
+
+
+def _place(tensor: Tensor) -> _Place:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, type(tensor)
 
 
 def run(rule: Rule, tensors: Sequence[Sequence[Tensor | None]], settings: Sequence[Sequence[float]]) -> bool:
@@ -222,7 +231,7 @@ def run(rule: Rule, tensors: Sequence[Sequence[Tensor | None]], settings: Sequen
     for dtype in {parameter.dtype for parameter in parameters}:
         rows = [i for i, parameter in enumerate(parameters) if parameter.dtype == dtype]
         sizes = [parameters[i].numel() for i in rows]
-        addresses = [address for i in rows for address in _addresses(tensors[i])]  # None is passed as 0
+        addresses = [0 if tensor is None else tensor.data_ptr() for i in rows for tensor in tensors[i]]
         numbers = [number for i in rows for number in settings[i]]
         found = getattr(kernel(dtype), rule)(
             ctypes.c_int(len(rows)),

@@ -585,3 +585,97 @@ def test_the_strength_is_that_of_the_groups_where_they_have_the_same() -> None:
     assert optimizer.synapses.c == 0.5  # there is no one strength: that which was given
     optimizer.synapses.c = 1.0
     assert [group["c"] for group in optimizer.param_groups] == [1.0, 1.0]
+    assert optimizer.synapses.state_dict()["c"] == 1.0
+    optimizer.param_groups[0]["c"] = optimizer.param_groups[1]["c"] = 0.5
+    assert optimizer.synapses.c == optimizer.synapses.state_dict()["c"] == 0.5
+
+
+def test_importance_with_another_strength_leaves_groups_of_their_own() -> None:
+    first, second = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    groups: list[dict[str, Any]] = [{"params": [first]}, {"params": [second], "c": 0.2}]
+    optimizer = si.optim.SGD(groups, lr=0.1, c=0.5, xi=0.1)
+    state = optimizer.synapses.state_dict()
+    with pytest.warns(si.SynapseWarning, match=r"c is 0.9 in state and was 0.5: now 0.9"):
+        optimizer.synapses.load_state_dict({**state, "c": 0.9})
+    assert [group["c"] for group in optimizer.param_groups] == [0.9, 0.2]
+
+
+def test_a_parameter_that_grows_in_place_is_not_stepped_beyond_its_moments() -> None:
+    """Same object, same address: only the shape tells; the kernel would write beyond the end of the buffer."""
+    memory, other = torch.zeros(1024), nn.Parameter(torch.ones(2))
+    p = nn.Parameter(memory[:8])
+    groups: list[dict[str, Any]] = [{"params": [other]}, {"params": [p], "c": None}]
+    optimizer = si.optim.SGD(groups, lr=0.1, momentum=0.9, c=0.5, xi=0.1)
+    for _ in range(2):
+        p.grad, other.grad = torch.ones(8), torch.ones(2)
+        optimizer.step()
+    p.data = memory[:1024]
+    p.grad = torch.ones(1024)
+    with pytest.raises(RuntimeError, match="size"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("form", ["inside", "hooks"])
+def test_a_parameter_that_is_transposed_in_place_keeps_its_numbers_together(form: str) -> None:
+    p = nn.Parameter(torch.arange(16.0).reshape(4, 4).clone())
+    if form == "inside":
+        optimizer: torch.optim.Optimizer = si.optim.SGD([("w", p)], lr=0.1, c=0.5, xi=0.1)
+        synapses = optimizer.synapses  # type: ignore[attr-defined]
+    else:
+        optimizer = torch.optim.SGD([p], lr=0.1)
+        synapses = si.SynapticIntelligence([("w", p)], optimizer, c=0.5, xi=0.1)
+    first = torch.rand(4, 4)
+    p.grad = first.clone()
+    optimizer.step()
+    before = synapses.path["w"].clone()
+    p.data = p.data.t()
+    gradient = torch.arange(16.0).reshape(4, 4)
+    p.grad = torch.empty_like(p).copy_(gradient)
+    optimizer.step()
+    assert torch.allclose(synapses.path["w"] - before, 0.1 * gradient.square(), rtol=1e-3)
+
+
+def test_a_gradient_that_a_step_hook_replaces_is_the_one_that_is_stepped() -> None:
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = si.optim.SGD([("w", p)], lr=1.0, c=0.5, xi=0.1)
+
+    def clip(*_: Any) -> None:
+        p.grad = torch.full((2,), 0.5)
+
+    optimizer.register_step_pre_hook(clip)
+    p.grad = torch.full((2,), 100.0)
+    optimizer.step()
+    assert p.tolist() == [-0.5, -0.5]
+    assert optimizer.synapses.path["w"].tolist() == [0.25, 0.25]
+
+    def narrow(*_: Any) -> None:
+        p.grad = torch.ones(2).to_sparse()
+
+    optimizer.register_step_pre_hook(narrow)
+    p.grad = torch.ones(2)
+    with pytest.raises(si.SynapseError, match="step hook"):
+        optimizer.step()
+    assert p.tolist() == [-0.5, -0.5]
+
+
+def test_a_gradient_without_memory_is_no_address() -> None:
+    p = nn.Parameter(torch.ones(8))
+    optimizer = si.optim.SGD([("w", p)], lr=0.1, c=0.5, xi=0.1)
+    p.grad = torch._efficientzerotensor((8,))
+    optimizer.step()
+    assert p.tolist() == [1.0] * 8
+
+
+def test_synapses_that_were_taken_over_are_of_no_use_and_say_so(tmp_path: Path) -> None:
+    p = nn.Parameter(torch.ones(2))
+    old = si.SynapticIntelligence([("w", p)], torch.optim.SGD([p], lr=0.1), c=0.5, xi=0.1)
+    with pytest.warns(si.SynapseWarning) as told:
+        optimizer = si.optim.SGD([("w", p)], lr=0.1, c=2.0, xi=0.3, synapses=old)
+    assert [str(each.message) for each in told] == [
+        "c of the synapses that are taken over was 0.5: now 2.0",
+        "xi of the synapses that are taken over was 0.1: now 0.3",
+    ]
+    for use in (lambda: old.path, lambda: old.state_dict(), lambda: old.save(tmp_path / "x"), lambda: old.c):
+        with pytest.raises(si.SynapseError, match=r"optimizer\.synapses"):
+            use()
+    assert optimizer.synapses.c == 2.0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from synaptic_intelligence import native
 from synaptic_intelligence.arguments import checked_number
@@ -25,6 +26,14 @@ from synaptic_intelligence.step import Group, OnePass
 
 _KINDS = ("path", "anchor", "omega")
 _PROGRESS = ("tasks", "steps", "untouched")  # options of each group in a state_dict, and there alone
+
+
+class TakenOver:
+    """What synapses become that an optimizer has taken over with ``synapses=``: of no use, and they say so."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse every member."""
+        raise SynapseError("these synapses were taken over by another optimizer: use its own, optimizer.synapses")
 
 
 class Inside(OnePass, Optimizer):
@@ -81,11 +90,17 @@ class Inside(OnePass, Optimizer):
             self.synapses = Consolidator(self._names(), self, importance, c=c)
             self._places = self.synapses._binding.places
             self._kept.take_over(old, self._kept.checked_copies(old, "synapses"))
+            for option, was, now in (("c", old.c, strength), ("xi", old.settings["xi"], damping)):
+                if was != now:
+                    warn(f"{option} of the synapses that are taken over was {was}: now {now}")
         except BaseException:
             if "synapses" in vars(self):
                 self.synapses.detach()
             synapses.attach(their_optimizer)
             raise
+        # They would go on telling, and saving, what was true until now.
+        vars(synapses).clear()
+        object.__setattr__(synapses, "__class__", TakenOver)
 
     def _names(self) -> Iterator[tuple[str, Tensor]]:
         for i, group in enumerate(self.param_groups):
@@ -215,17 +230,20 @@ class Inside(OnePass, Optimizer):
         return loss
 
     def _step_in_one_pass(self, groups: list[Group]) -> None:
-        pulled = {
-            id(parameter): (name, gradient)
-            for group in groups
-            for name, parameter, gradient in zip(group.names, group.parameters, group.gradients, strict=True)
-        }
+        pulled = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
         named = list(self._kinds().values())
+        # Other step hooks than the synapses' may have replaced gradients since they were looked over.
+        others = len(self._optimizer_step_pre_hooks) > 1 or bool(_global_optimizer_pre_hooks)
         moving: list[tuple[dict[str, Any], Tensor, str | None, Tensor]] = []
         for options in self.param_groups:
             for parameter in options["params"]:
-                name, gradient = pulled.get(id(parameter), (None, parameter.grad))
-                if name is not None or gradient is not None:
+                name, gradient = pulled.get(id(parameter)), parameter.grad
+                if others and (name is not None or gradient is not None) and not self._fits(parameter, name):
+                    raise SynapseError(
+                        "a step hook of this optimizer has given a parameter or a gradient another dtype or layout: "
+                        "change them before the step"
+                    )
+                if gradient is not None or (name in self._kept.important and options["c"] > 0):
                     # Without a gradient there is importance, so that the pull alone moves it.
                     moving.append(
                         (options, parameter, name, torch.zeros_like(parameter) if gradient is None else gradient)
