@@ -1,8 +1,9 @@
 """What synapses cost: a step of training with them over one without, `python benchmarks/step_overhead.py`.
 
-Each workload is trained in several forms that take turns, block by block, so that what else the machine does falls on
-all of them; a ratio is that of two blocks next to each other in time. Shown are medians and quartiles of the ratios.
-The optimizer's step is timed alone, with a gradient that stays, and as part of a whole step of training.
+Each workload is trained in several forms that take turns, block by block and in a new random order each round, so that
+what else the machine does, and what a block leaves in the caches, falls on all of them; a ratio is that of two blocks
+of one round. Shown are medians and quartiles of the ratios. The optimizer's step is timed alone, with a gradient that
+stays, and as part of a whole step of training.
 
 plain      torch's fused Adam, without synapses
 inside     si.optim.Adam, in the first task (path alone) and from the second on (path, anchor, omega)
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import random
 import re
 import statistics
 import subprocess
@@ -93,6 +95,7 @@ class Naive:
         self.optimizer.step()
         for path, gradient, p, old in zip(self.path, gradients, self.parameters, before, strict=True):
             path -= gradient * (p.detach() - old)
+            p.grad = gradient  # the task's, as it was
 
 
 class Training:
@@ -166,8 +169,7 @@ def measure(workload: Workload, device: str, rounds: int, block: float) -> dict[
         count = max(1, round(block / trainings["plain"].seconds(action["plain"], 3)))
         triad: list[float] = []
         for number in range(rounds):
-            for i in range(len(FORMS)):
-                form = FORMS[(i + number) % len(FORMS)]  # each form follows each other
+            for form in random.Random(number).sample(FORMS, len(FORMS)):
                 times[form].append(trainings[form].seconds(action[form], count))
             if part == "step":
                 triad.append(_triad(device))
@@ -257,7 +259,7 @@ def main() -> None:
     add_memory(rows, asked.device)
     environment = describe_environment(asked.device, torch.get_num_threads(), 1)
     found = {
-        "command": "python benchmarks/step_overhead.py",
+        "command": " ".join(["python benchmarks/step_overhead.py", *sys.argv[1:]]),
         "environment": environment,
         "rounds": asked.rounds,
         "block_seconds": asked.block,

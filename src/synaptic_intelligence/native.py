@@ -33,6 +33,14 @@ _FLAGS = (
 
 Rule = Literal["adam_step", "sgd_step", "pull", "integrate_all"]
 
+# How many tensors and numbers each rule takes for a parameter: one too few, and all that follow would be misread.
+_FIELDS: dict[Rule, tuple[int, int]] = {
+    "adam_step": (8, 10),
+    "sgd_step": (8, 7),
+    "pull": (6, 1),
+    "integrate_all": (4, 1),
+}
+
 
 @functools.cache
 def kernel(dtype: torch.dtype) -> ctypes.CDLL | str:
@@ -226,6 +234,8 @@ def run(rule: Rule, tensors: Sequence[Sequence[Tensor | None]], settings: Sequen
         >>> path
         tensor([1., 1.])
     """
+    if {(len(each), len(numbers)) for each, numbers in zip(tensors, settings, strict=True)} - {_FIELDS[rule]}:
+        raise ValueError(f"{rule} takes {_FIELDS[rule]} tensors and numbers for each parameter")
     skipped = False
     parameters = [each[0] for each in tensors if each[0] is not None]
     for dtype in {parameter.dtype for parameter in parameters}:

@@ -76,9 +76,8 @@ class Adam(_AdamInside, torch.optim.Adam):
         xi: damping, in theta^2; an option of each group.
         synapses: those of another optimizer, which are taken over, and taken off it.
 
-    On the CPU the step is compiled at first use, which takes a second, once for a machine. Without a C compiler, on
-    other devices, and for parameters that are not float32 or float64, torch's own step is taken, with the synapses
-    around it.
+    On the CPU the step is compiled at first use, once for a machine. Without a C compiler, on other devices, and for
+    parameters that are not float32 or float64, torch's own step is taken, with the synapses around it.
 
     Raises:
         TypeError, ValueError, SynapseError: as torch's Adam and :class:`~synaptic_intelligence.Consolidator`.
