@@ -13,7 +13,7 @@ from oracle import assert_close, relative_difference
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
-from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.errors import SynapseError, SynapseWarning
 from synaptic_intelligence.experiments import EXPERIMENTS, replicates
 from synaptic_intelligence.experiments.experiment import Experiment
 from synaptic_intelligence.experiments.folder import start_run
@@ -170,7 +170,8 @@ def test_where_one_diverges_the_others_go_on_by_themselves(tmp_path: Path, monke
     original = train_epoch_at_once
     expected = tiny.start(plan(tmp_path / "jobs"))
     monkeypatch.setattr(replicates, "train_epoch_at_once", train)
-    found = by_replicates(plan(tmp_path / "replicates"), monkeypatch, tiny.ignore)
+    with pytest.warns(SynapseWarning, match=r"go on one by one from their last task: made up$"):
+        found = by_replicates(plan(tmp_path / "replicates"), monkeypatch, tiny.ignore)
     assert tiny.numbers(found) == tiny.numbers(expected)
 
 

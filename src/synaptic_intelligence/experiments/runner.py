@@ -6,12 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, replace
 
 import torch
 
-from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.experiments import replicates
 from synaptic_intelligence.experiments.folder import clear_checkpoints
 from synaptic_intelligence.experiments.plan import Job, JobStarted, Message, Plan, Record, TaskDone, taken_over
@@ -65,9 +64,11 @@ def run(
         listen(message)
 
     if workers <= 1 and not records and replicates.pay(plan):
-        # Where one diverges or all need too much memory, each goes on by itself from its checkpoint.
-        with suppress(SynapseError, torch.OutOfMemoryError):
+        try:
             replicates.train_replicates(plan, loaded or plan.load(), note)
+        except (SynapseError, torch.OutOfMemoryError) as error:
+            # As where one diverges, or all need too much memory.
+            warn(f"the runs are not trained at once, but go on one by one from their last task: {error}")
     left = unfinished_jobs(plan, records)
     if workers > 1 and left:
         run_in_workers(plan, left, workers, note)
