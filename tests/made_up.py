@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from synaptic_intelligence.document import JSON
+from synaptic_intelligence.experiments.importance_measures import MEASURES
 from synaptic_intelligence.findings import Findings
 from synaptic_intelligence.result import Result, Run
 
@@ -47,22 +48,28 @@ def run(
     )
 
 
+_LAYERS = ("0.weight", "2.weight", "4.weight", "all weights")
+
+
 def measures(seeds: int, *, deviations: list[str] | None = None) -> Findings:
-    """Return findings of importance-measures with two measures, whose rank correlation is 0.5 and 0.7 in turn."""
-    matrices: JSON = [[[1.0, (0.5, 0.7)[seed % 2]], [(0.5, 0.7)[seed % 2], 1.0]] for seed in range(seeds)]
+    """Return findings in which any two measures have the rank correlation 0.5 and 0.7 in turn."""
+    matrices: list[JSON] = [
+        [[1.0 if a == b else (0.5, 0.7)[seed % 2] for b in MEASURES] for a in MEASURES] for seed in range(seeds)
+    ]
     return Findings(
         experiment="importance-measures",
         title="Importance measures side by side",
         settings={"seeds": seeds},
         deviations=deviations or [],
         numbers={
-            "measures": ["omega", "MAS"],
-            "synapses": {"all weights": 3},
-            "pearson": {"all weights": matrices},
-            "spearman": {"all weights": matrices},
-            "test_accuracy": [0.95 for _ in range(seeds)],
-            "fisher_against_hessian": [1e-6, 3e-6],
-            "scatter": {"omega": [0.1, 0.2, 0.0], "MAS": [1.0, 2.0, 3.0]},
+            "measures": list(MEASURES),
+            "compared": {layer: [200] * seeds for layer in _LAYERS},
+            "left_out": {layer: [0] * seeds for layer in _LAYERS},
+            "zero_fisher": {layer: [2] * seeds for layer in _LAYERS},
+            "spearman": {layer: matrices for layer in _LAYERS},
+            "test_accuracy": [0.95] * seeds,
+            "fisher_against_hessian": [1e-6 * (1 + 2 * seed) for seed in range(seeds)],
+            "scatter": {measure: [0.1, 0.2, 0.0] for measure in MEASURES},
         },
         environment={"torch": "2.13.0", "device_name": "a machine"},
         command="synaptic run importance-measures",
