@@ -222,6 +222,12 @@ def test_other_settings_than_those_that_are_there_are_refused(out: Path) -> None
         assert "--overwrite" not in told.error
 
 
+def test_no_seeds_are_refused_where_nothing_is_random_too(tmp_path: Path) -> None:
+    outcome = Outcome("reproduce", "--only", "toy", "--seeds", "0", "--out", tmp_path / "out")
+    assert (outcome.code, outcome.error) == (2, "synaptic: --seeds must be 1 or more, not 0\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_experiment_is_refused() -> None:
     outcome = Outcome("reproduce", "--only", "split-mnst")
     assert (outcome.code, outcome.error) == (
@@ -237,7 +243,7 @@ def test_an_unknown_experiment_is_refused() -> None:
         (["--rival", "none"], "--rival: importance-measures takes"),
         (["--resume"], "--resume: importance-measures takes"),
         (["--device", "cuda"], "--device: importance-measures takes"),
-        (["--seeds", "0"], "seeds must be 1 or more, not 0"),
+        (["--seeds", "0"], "--seeds must be 1 or more, not 0"),
         (["--threads", "0"], "--threads must be 1 or more, not 0"),
         (["--data-dir", "nowhere"], "--data-dir nowhere (or SYNAPTIC_DATA_DIR): there is no such folder"),
     ],
@@ -254,8 +260,12 @@ def test_a_study_refuses_what_it_does_not_have(words: list[str], reason: str) ->
         (["split-cifar", "--tasks", "7"], "--tasks must be at most 6 in split-cifar, not 7"),
         (["split-cifar", "--rival", "joint"], "--rival joint makes no sense in split-cifar; there are: scratch"),
         (["split-mnist", "--rival", "scratch"], "--rival scratch makes no sense in split-mnist; it has none"),
-        (["permuted-mnist", "--rival", "ewc"], "rivals: ewc needs a positive strength, as in 'ewc:100', not 'ewc'"),
-        (["permuted-mnist", "--rival", "magic"], "rivals must be some of ewc, "),
+        (["permuted-mnist", "--rival", "ewc"], "--rival: ewc needs a positive strength, as in 'ewc:100', not 'ewc'"),
+        (["permuted-mnist", "--rival", "ewc:1", "--fisher-images", "0"], "--fisher-images must be 1 or more, not 0"),
+        (["permuted-mnist", "--rival", "joint", "--rival", "joint"], "--rival has joint more than once"),
+        (["permuted-mnist", "--rival", "magic"], "--rival magic makes no sense in permuted-mnist; there are: ewc, "),
+        (["permuted-mnist", "--rival", "none", "--rival", "joint"], "--rival none stands alone"),
+        (["permuted-mnist", "--keep-step-count"], "--keep-step-count makes no sense in permuted-mnist: one optimizer"),
     ],
 )
 def test_rivals_and_tasks_that_make_no_sense_are_refused(words: list[str], reason: str) -> None:

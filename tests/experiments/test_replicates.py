@@ -133,6 +133,14 @@ def test_the_runner_gets_the_same_result(
     assert not (tmp_path / "replicates" / "checkpoints").exists()
 
 
+def test_the_runner_gets_the_same_result_where_adam_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, together = (plan(tmp_path / name) for name in ("jobs", "replicates"))
+    counting = replace(jobs.settings, keep_step_count=True)
+    expected = tiny.start(replace(jobs, settings=counting))
+    found = by_replicates(replace(together, settings=counting), monkeypatch, tiny.ignore)
+    assert _without_paths(found) == _without_paths(expected) != _without_paths(tiny.start(plan(tmp_path / "fresh")))
+
+
 @pytest.mark.parametrize("fresh_optimizer", [True, False])
 def test_a_run_that_was_stopped_goes_on_job_by_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_optimizer: bool

@@ -58,6 +58,43 @@ def test_a_run_equals_an_ordinary_loop(whole: Result) -> None:
     assert (seed, "si", c, rows, baseline, train_accuracy, final_train, {}) in numbers(whole)
 
 
+def test_adam_that_counts_on_is_one_whose_moments_alone_are_cleared(tmp_path: Path, whole: Result) -> None:
+    """As the authors' code does it; also after a stop at the start of a task and in its midst."""
+    seed, c, tasks = 4, 50.0, stream()
+    model = network(torch.Generator().manual_seed(2 * seed))
+    order = torch.Generator().manual_seed(2 * seed + 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=SETTINGS.lr, fused=True)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=c, xi=SETTINGS.xi)
+    rows = []
+    for task in tasks:
+        for _ in range(SETTINGS.epochs):
+            train_epoch(model, optimizer, task, batch_size=8, generator=order, multi_head=True)
+        synapses.consolidate()
+        rows.append([accuracy_on(model, other, multi_head=True) for other in tasks])
+        for state in optimizer.state.values():
+            state["exp_avg"].zero_()
+            state["exp_avg_sq"].zero_()
+    counting = replace(SETTINGS, keep_step_count=True)
+    results = [start(_plan(tmp_path / "once", counting))]
+    for number in (31, 33):
+        with pytest.raises(Stop):
+            start(_plan(tmp_path / str(number), counting), stop_at(number))
+        results.append(resume(_plan(tmp_path / str(number), counting)))
+    for result in results:
+        assert [run.accuracy for run in result.runs if (run.seed, run.c) == (seed, c)] == [rows]
+        assert numbers(result) == numbers(results[0]) != numbers(whole)
+
+
+def test_a_result_from_before_a_setting_goes_on(tmp_path: Path, whole: Result) -> None:
+    plan = _plan(tmp_path)
+    settings = {name: value for name, value in whole.settings.items() if name != "keep_step_count"}
+    write_result(replace(whole, settings=settings, runs=whole.runs[:1]), plan.result)
+    assert numbers(resume(plan)) == numbers(whole)
+    write_result(replace(whole, settings=settings, runs=whole.runs[:1]), plan.result)
+    with pytest.raises(RefusedError, match="keep_step_count was False and is True"):
+        resume_run(_plan(tmp_path, replace(SETTINGS, keep_step_count=True)), 1)
+
+
 def test_the_strengths_share_the_first_task_and_differ_after_it(whole: Result) -> None:
     without, with_synapses = whole.runs[:2]
     assert (without.seed, without.c, with_synapses.seed, with_synapses.c) == (3, 0.0, 3, 50.0)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from synaptic_intelligence.cli.refusal import refuse, refusing
+from synaptic_intelligence.cli.refusal import refuse, refusing, refusing_settings
 from synaptic_intelligence.cli.reporting import report
 from synaptic_intelligence.cli.reproducing import Reproduction, default_names, reproduce
 from synaptic_intelligence.cli.studying import StudyRequest, study, study_settings
@@ -99,7 +99,7 @@ _DataDir = Annotated[
 
 @app.command("run", epilog=_EXAMPLES)
 def _run(
-    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Which; 'synaptic list' shows them.")],
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help=f"One of {', '.join([*EXPERIMENTS, *STUDIES])}.")],
     seeds: Annotated[int | None, typer.Option(help="Runs of each strength.", rich_help_panel=_SETTINGS)] = None,
     first_seed: Annotated[
         int | None, typer.Option(help="The smallest seed; the others follow it.", rich_help_panel=_SETTINGS)
@@ -128,6 +128,14 @@ def _run(
     fisher_images: Annotated[
         int | None, typer.Option(help="Images of each task that ewc looks at.", rich_help_panel=_SETTINGS)
     ] = None,
+    keep_step_count: Annotated[
+        bool,
+        typer.Option(
+            "--keep-step-count",
+            help="Start each task with fresh moments, but let Adam count on, as the authors' code does.",
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = False,
     quick: _Quick = False,
     device: _Device = "auto",
     workers: _Workers = None,
@@ -144,6 +152,7 @@ def _run(
     ] = False,
 ) -> None:
     """Run an experiment of the paper; its table and figure come at the end, and a page where tasks were learnt."""
+    experiment, folder = _find(name), data_dir.expanduser() if data_dir else None
     given: dict[str, Any] = {
         "seeds": seeds,
         "first_seed": first_seed,
@@ -154,14 +163,14 @@ def _run(
         "lr": lr,
         "tasks": tasks,
         "limit": limit,
-        "rivals": () if rival == ["none"] else tuple(rival) if rival else None,
+        "rivals": _rivals(experiment, rival) if rival and isinstance(experiment, Experiment) else rival,
         "fisher_images": fisher_images,
+        "keep_step_count": keep_step_count or None,
     }
     changes = {key: value for key, value in given.items() if value is not None}
-    experiment, folder = _find(name), data_dir.expanduser() if data_dir else None
     if isinstance(experiment, Study):
         elsewhere = {"device": device not in ("auto", "cpu"), "workers": workers is not None, "resume": resume}
-        with refusing(ValueError):
+        with refusing_settings():
             settings = study_settings(
                 experiment, quick, {**changes, **{key: True for key, foreign in elsewhere.items() if foreign}}
             )
@@ -169,7 +178,7 @@ def _run(
         with refusing(RefusedError):
             study(asked)
         return
-    with refusing(ValueError):
+    with refusing_settings():
         request = Request(
             experiment=experiment,
             settings=replace(experiment.quick if quick else experiment.paper, **changes),
@@ -205,6 +214,9 @@ def _reproduce(
 
     What is done already is kept, and what was stopped goes on: give the same command again.
     """
+    if seeds is not None and seeds < 1:
+        # Here, as not every experiment draws random numbers.
+        refuse(f"--seeds must be 1 or more, not {seeds}")
     asked = Reproduction(
         names=tuple(_find(name).name for name in only) if only else default_names(),
         quick=quick,
@@ -238,6 +250,18 @@ def _report(
         for path, result, folder in zip(paths, [read_outcome(path) for path in paths], folders, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
             report(result, path, folder)
+
+
+def _rivals(experiment: Experiment, given: list[str]) -> tuple[str, ...]:
+    if given == ["none"]:
+        return ()
+    there = f"there are: {', '.join(experiment.rivals)}" if experiment.rivals else "it has none: --rival none"
+    for text in given:
+        if text == "none":
+            refuse("--rival none stands alone: without the others it means no rivals")
+        if text.partition(":")[0] not in experiment.rivals:
+            refuse(f"--rival {text} makes no sense in {experiment.name}; {there}")
+    return tuple(given)
 
 
 def _outcome_in(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import typer
 
-from synaptic_intelligence.cli.refusal import refuse, refusing, sentence
+from synaptic_intelligence.cli.refusal import refuse, refusing, refusing_settings, sentence
 from synaptic_intelligence.cli.reporting import compared
 from synaptic_intelligence.cli.studying import StudyRequest, study, study_settings
 from synaptic_intelligence.cli.training import Request, train
@@ -102,7 +102,7 @@ def _run(asked: Reproduction, name: str) -> None:
 def _study(asked: Reproduction, chosen: Study, before: Result | Findings | None) -> None:
     changes: dict[str, Any] = {} if asked.seeds is None or not chosen.seeded else {"seeds": asked.seeds}
     folder = asked.out / chosen.name
-    with refusing(ValueError):
+    with refusing_settings():
         settings = study_settings(chosen, asked.quick, changes)
         request = StudyRequest(chosen, settings, asked.quick, asked.threads, asked.data_dir, folder, overwrite=False)
     if before is None:
@@ -115,7 +115,7 @@ def _study(asked: Reproduction, chosen: Study, before: Result | Findings | None)
 
 def _train(asked: Reproduction, experiment: Experiment, before: Result | Findings | None) -> None:
     changes: dict[str, Any] = {} if asked.seeds is None else {"seeds": asked.seeds}
-    with refusing(ValueError):
+    with refusing_settings():
         request = Request(
             experiment=experiment,
             settings=replace(experiment.quick if asked.quick else experiment.paper, **changes),

@@ -55,13 +55,13 @@ class Request:
     overwrite: bool
 
     def __post_init__(self) -> None:
-        most, possible = self.experiment.most_tasks, self.experiment.rivals
+        most = self.experiment.most_tasks
         if most is not None and self.settings.tasks > most:
             raise ValueError(f"--tasks must be at most {most} in {self.experiment.name}, not {self.settings.tasks}")
-        for method in self.settings.methods:
-            if method.name != "si" and method.name not in possible:
-                there = f"there are: {', '.join(possible)}" if possible else "it has none: --rival none"
-                raise ValueError(f"--rival {method.name} makes no sense in {self.experiment.name}; {there}")
+        if self.settings.keep_step_count and not self.experiment.fresh_optimizer:
+            raise ValueError(
+                f"--keep-step-count makes no sense in {self.experiment.name}: one optimizer goes through all its tasks"
+            )
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of them")
         if self.workers is not None and self.workers < 0:

@@ -11,7 +11,7 @@ from synaptic_intelligence.experiments.checkpoint import checkpoint_path, read_c
 from synaptic_intelligence.experiments.environment import describe_environment
 from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.experiments.plan import Job, Plan, Record
-from synaptic_intelligence.experiments.settings import deviations
+from synaptic_intelligence.experiments.settings import Settings, deviations
 from synaptic_intelligence.result import Result, read_result, write_result
 
 # Of the environment these decide the numbers, to the last bit, as the settings do.
@@ -89,7 +89,9 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
     except ResultError as error:
         raise _damaged(error) from error
     now = {"experiment": plan.experiment.name, **_settings(plan)}
-    then: dict[str, JSON] = {"experiment": result.experiment, **result.settings}
+    # A setting that is younger than the file was as its default is.
+    defaults: dict[str, JSON] = {each.name: each.default for each in fields(Settings) if isinstance(each.default, bool)}
+    then: dict[str, JSON] = {"experiment": result.experiment, **defaults, **result.settings}
     environment = describe_environment(plan.device, plan.threads, workers)
     for name in _DECISIVE:
         now[name], then[name] = environment[name], result.environment.get(name)

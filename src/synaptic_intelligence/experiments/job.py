@@ -21,6 +21,7 @@ from synaptic_intelligence.experiments.checkpoint import (
     write_checkpoint,
 )
 from synaptic_intelligence.experiments.method import Method
+from synaptic_intelligence.experiments.optimizers import adam, is_fused, steps_before
 from synaptic_intelligence.experiments.paths import compare_paths
 from synaptic_intelligence.experiments.plan import (
     EpochDone,
@@ -156,9 +157,15 @@ class _Trainer:
         if method.name == "scratch":
             self.model = _network(self.plan, method, self.job.seed, task)
         if method.name == "scratch" or self.plan.experiment.fresh_optimizer:
-            self.optimizer = _optimizer(self.plan, method, self.model)
+            self.optimizer = _optimizer(self.plan, method, self.model, self._steps_before(task))
             if self.synapses is not None:
                 self.synapses.attach(self.optimizer)
+
+    def _steps_before(self, task: int) -> int:
+        """Return from how many steps Adam's count goes on; from scratch the authors, too, begin with a fresh one."""
+        if not self.plan.settings.keep_step_count or (self.job.method or _FIRST).name == "scratch":
+            return 0
+        return steps_before(self.plan.settings, self.stream, task)
 
     def end_task(self, task: int, train_accuracy: float, seconds: float) -> None:
         """Consolidate, and measure."""
@@ -217,11 +224,10 @@ def _network(plan: Plan, method: Method, seed: int, number: int) -> nn.Module:
     return model.to(plan.device)
 
 
-def _optimizer(plan: Plan, method: Method, model: nn.Module) -> torch.optim.Optimizer:
-    fused = torch.device(plan.device).type in ("cpu", "cuda", "mps", "xpu")
+def _optimizer(plan: Plan, method: Method, model: nn.Module, steps_before: int = 0) -> torch.optim.Optimizer:
     if method.name == "sgd-dropout":
-        return torch.optim.SGD(model.parameters(), lr=SGD_LR, fused=fused)
-    return torch.optim.Adam(model.parameters(), lr=plan.settings.lr, fused=fused)
+        return torch.optim.SGD(model.parameters(), lr=SGD_LR, fused=is_fused(plan.device))
+    return adam(model.parameters(), lr=plan.settings.lr, steps_before=steps_before)
 
 
 def _synapses(plan: Plan, method: Method, model: nn.Module, optimizer: torch.optim.Optimizer) -> Consolidator | None:

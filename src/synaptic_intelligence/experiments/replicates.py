@@ -21,6 +21,7 @@ from synaptic_intelligence.consolidator import SynapticIntelligence
 from synaptic_intelligence.errors import SynapseError
 from synaptic_intelligence.experiments.checkpoint import Checkpoint, checkpoint_path, write_checkpoint
 from synaptic_intelligence.experiments.job import NOISE_SEED
+from synaptic_intelligence.experiments.optimizers import adam, steps_before
 from synaptic_intelligence.experiments.paths import compare_paths
 from synaptic_intelligence.experiments.plan import EpochDone, Job, JobStarted, Message, Plan, Record, TaskDone
 from synaptic_intelligence.tasks import Stream, Task
@@ -189,7 +190,7 @@ def train_replicates(plan: Plan, loaded: Stream, listen: Callable[[Message], Non
         [plan.experiment.network(torch.Generator().manual_seed(2 * job.seed)).to(plan.device) for job in jobs]
     )
     orders = [torch.Generator().manual_seed(2 * job.seed + 1) for job in jobs]
-    optimizer = _adam(plan, stack)
+    optimizer = adam(stack.parameters.values(), lr=plan.settings.lr)
     c = torch.tensor(strengths, dtype=torch.float64, device="cpu")
     synapses = SynapticIntelligence(stack.parameters.items(), optimizer, c=c, xi=plan.settings.xi)
     records = [Record(baseline=row) for row in _test(plan, stack, stream)]
@@ -201,7 +202,8 @@ def train_replicates(plan: Plan, loaded: Stream, listen: Callable[[Message], Non
             for _, job in told:
                 listen(JobStarted(job, task, 0))
         if task and plan.experiment.fresh_optimizer:
-            optimizer = _adam(plan, stack)
+            counted = steps_before(plan.settings, stream, task) if plan.settings.keep_step_count else 0
+            optimizer = adam(stack.parameters.values(), lr=plan.settings.lr, steps_before=counted)
             synapses.attach(optimizer)
         seconds, done = 0.0, list[Epoch]()
         for epoch in range(plan.settings.epochs):
@@ -252,11 +254,6 @@ def train_replicates(plan: Plan, loaded: Stream, listen: Callable[[Message], Non
             listen(TaskDone(job, task, records[i]))
         if task == 0:
             records = [records[first[job.seed]] for job in jobs]
-
-
-def _adam(plan: Plan, stack: Stack) -> torch.optim.Optimizer:
-    fused = torch.device(plan.device).type in ("cpu", "cuda", "mps", "xpu")
-    return torch.optim.Adam(stack.parameters.values(), lr=plan.settings.lr, fused=fused)
 
 
 def _test(plan: Plan, stack: Stack, stream: Sequence[Task]) -> list[list[float]]:

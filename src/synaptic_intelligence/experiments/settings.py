@@ -28,6 +28,8 @@ class Settings:
         limit: train and test on the first ``limit`` images of each task only; None: on all of them.
         rivals: what the synapses are compared with, as ``Method.parse`` reads it; may be empty.
         fisher_images: from how many images of each task the rival ``ewc`` estimates the Fisher information.
+        keep_step_count: whether Adam, where each task begins with a fresh one, goes on counting its steps, as the
+            authors' code does: :func:`~synaptic_intelligence.experiments.optimizers.adam`.
 
     Raises:
         ValueError: a value makes no sense; the message begins with its name.
@@ -49,6 +51,7 @@ class Settings:
     limit: int | None = None
     rivals: tuple[str, ...] = ()
     fisher_images: int = 1024
+    keep_step_count: bool = False
 
     def __post_init__(self) -> None:
         for name in ("seeds", "epochs", "batch_size", "tasks", "limit", "fisher_images"):
@@ -92,7 +95,7 @@ class Settings:
         return {**asdict(self), "c": list(self.c), "rivals": list(self.rivals)}
 
 
-_FLAGS = {"rivals": "rival"}
+_OPTIONS = {"rivals": "rival"}
 
 _IN_WORDS: dict[str, Callable[[Settings, Settings], str]] = {
     "xi": lambda ours, paper: f"xi {exact(ours.xi)} instead of {exact(paper.xi)}",
@@ -103,6 +106,7 @@ _IN_WORDS: dict[str, Callable[[Settings, Settings], str]] = {
     "fisher_images": lambda ours, paper: (
         f"Fisher from {ours.fisher_images} images instead of our {paper.fisher_images}"
     ),
+    "keep_step_count": lambda ours, paper: "Adam's count of steps goes on from task to task, as in the authors' code",
     "limit": lambda ours, paper: f"only the first {ours.limit} images of each task",
 }
 
@@ -122,6 +126,16 @@ def deviations(ours: Settings, paper: Settings) -> list[str]:
     return [_IN_WORDS[name](ours, paper) for name in changed]
 
 
+def option(name: str) -> str:
+    """Return the command line's option for a setting.
+
+    Example:
+        >>> option("batch_size"), option("rivals")
+        ('--batch-size', '--rival')
+    """
+    return f"--{_OPTIONS.get(name, name.replace('_', '-'))}"
+
+
 def flags(ours: Settings, paper: Settings) -> list[str]:
     """Return the command line flags that turn the settings ``paper``, the defaults, into ``ours``.
 
@@ -134,7 +148,9 @@ def flags(ours: Settings, paper: Settings) -> list[str]:
     words = []
     for field in fields(ours):
         value = getattr(ours, field.name)
-        if value != getattr(paper, field.name):
+        if isinstance(value, bool):
+            words += [option(field.name)] if value else []
+        elif value != getattr(paper, field.name):
             for item in (value or ("none",)) if isinstance(value, tuple) else (value,):
-                words += [f"--{_FLAGS.get(field.name, field.name.replace('_', '-'))}", str(item)]
+                words += [option(field.name), str(item)]
     return words
