@@ -2,8 +2,8 @@
 
 A quoted part stands between `<!-- NAME from results/FILE.json -->` and `<!-- end -->`; NAME says which of the functions
 below writes it. Figures go to docs/figures/. The page docs/paper.md is written whole: of each experiment it shows
-results/EXPERIMENT.json, then results/EXPERIMENT-*.json. tests/test_build_docs.py fails if any of it is not what this
-makes.
+results/EXPERIMENT.json, then results/EXPERIMENT-*.json, and last those of EXPERIMENT-search*.json in one.
+tests/test_build_docs.py fails if any of it is not what this makes.
 """
 
 from __future__ import annotations

@@ -53,6 +53,12 @@ def test_a_study_has_its_time_by_the_clock_alone() -> None:
     assert ", 90.0 seconds on a machine" in made(measures(1))
 
 
+def test_the_commit_is_told_where_there_is_one() -> None:
+    git: JSON = {"commit": "0123456789abcdef", "changed": False}
+    assert made(replace(RESULT, environment={**RESULT.environment, "git": git})).endswith("2.13.0, commit 0123456")
+    assert "commit" not in made(replace(RESULT, environment={**RESULT.environment, "git": None}))
+
+
 def test_how_often_a_run_was_resumed_is_told() -> None:
     sittings: JSON = [{"started": "2025-01-31T12:00:00+00:00"}, {"started": "2025-02-01T12:00:00+00:00"}]
     result = replace(RESULT, environment={**RESULT.environment, "resumed": sittings})

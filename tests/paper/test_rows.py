@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from made_up import RESULT, run
 
+from synaptic_intelligence.experiments.settings import COUNTS_ON
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows
 from synaptic_intelligence.paper.targets import TARGETS, Target
 
@@ -47,6 +48,14 @@ def test_a_run_that_is_not_the_protocol_is_not_measured_against_the_paper() -> N
     runs = [run(0, "si", 1.0, last=[0.5, 0.5], train=[0.5, 0.5])]
     rows = accuracy_rows(replace(RESULT, runs=runs, planned_runs=1, deviations=["1 epoch instead of 10"]))
     assert [(row.expected, row.difference) for row in rows] == [("-", ""), ("-", "")]
+
+
+def test_a_run_that_counts_on_as_the_authors_is_measured_against_them_and_lacks_nothing() -> None:
+    result = replace(RESULT, experiment="split-cifar", runs=[run(0, "si", 0.0, last=[0.6, 0.66])], planned_runs=1)
+    (row,) = accuracy_rows(replace(result, deviations=[COUNTS_ON]))
+    assert (row.expected, row.difference) == ("0.625", "+0.005")
+    (row,) = accuracy_rows(replace(result, deviations=[COUNTS_ON, "2 epochs instead of 60"]))
+    assert (row.expected, row.difference) == ("-", "")
 
 
 def test_training_images_have_their_row_where_they_were_looked_at() -> None:

@@ -45,7 +45,7 @@ def said_of(outcome: Outcome) -> list[str]:
 
 
 def made(outcome: Outcome) -> str:
-    """Say by which command, in what time and where an outcome was made.
+    """Say by which command, in what time, where and from which commit an outcome was made.
 
     Runs side by side take less time by the clock than their training takes together.
     """
@@ -56,7 +56,9 @@ def made(outcome: Outcome) -> str:
         took = f"{_time(_training_seconds(outcome))} of training ({took} by the clock)"
     sittings = where.get("resumed")
     pauses = f", resumed {len(sittings)} time{'s'[: len(sittings) != 1]}" if isinstance(sittings, list) else ""
-    return f"`{outcome.command}`, {took} on {device}{pauses}"
+    git = where.get("git")
+    commit = f", commit {str(git['commit'])[:7]}" if isinstance(git, dict) and git.get("commit") else ""
+    return f"`{outcome.command}`, {took} on {device}{commit}{pauses}"
 
 
 def _training_seconds(result: Result) -> float:

@@ -17,6 +17,7 @@ from synaptic_intelligence.experiments.job import SGD_LR
 from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.paper.outcome import Outcome, made, read_outcome, said_of
 from synaptic_intelligence.paper.row import Row, markdown_rows
+from synaptic_intelligence.paper.search import WITHIN, draw_search, said_of_search, search_rows
 from synaptic_intelligence.report.style import svg_text
 from synaptic_intelligence.report.table import markdown_table
 from synaptic_intelligence.result import Result
@@ -71,12 +72,22 @@ def write_paper(
     written: list[Path] = []
 
     def shown(name: str) -> str:
-        parts = []
+        def drawn(figure: Figure, stem: str) -> str:
+            path = Path("figures") / f"{stem}.svg"
+            _write(folder / path, svg_text(figure))
+            written.append(folder / path)
+            return path.as_posix()
+
+        parts, search = [], []
         for path, outcome in outcomes.get(name, []):
-            figure = Path("figures") / f"{_stem(name, path)}.svg"
-            _write(folder / figure, svg_text(sections[name].draw(outcome)))
-            written.append(folder / figure)
+            if isinstance(outcome, Result) and path.stem.startswith(f"{name}-search"):
+                search.append((path, outcome))
+                continue
+            figure = drawn(sections[name].draw(outcome), _stem(name, path))
             parts.append(_shown(sections[name], path, outcome, figure, results))
+        if search:
+            figure = drawn(draw_search([outcome for _, outcome in search]), f"{name}-search")
+            parts.append(_shown_search(search, figure, results))
         command = f"synaptic run {name}" if ours else f"synaptic reproduce --only {name}"
         return "\n".join(parts) or f"**Not run yet:** `{command}`.\n"
 
@@ -91,6 +102,7 @@ def write_paper(
         ours=ours,
         fisher_images=PERMUTED_MNIST.paper.fisher_images,
         sgd_lr=SGD_LR,
+        within=WITHIN,
     )
     _write(folder / "paper.md", page)
     return [folder / "paper.md", *written]
@@ -124,7 +136,7 @@ def _how(outcome: Outcome) -> str:
     return how if outcome.complete else f"{how}, {len(outcome.complete_runs)} of {outcome.planned_runs} runs"
 
 
-def _shown(section: Section, path: Path, outcome: Outcome, figure: Path, results: str) -> str:
+def _shown(section: Section, path: Path, outcome: Outcome, figure: str, results: str) -> str:
     shows_table = isinstance(outcome, Result) and not section.runs_of
     # The table says it too.
     said = "" if shows_table else "".join(f"**{text}**\n\n" for text in said_of(outcome))
@@ -132,8 +144,18 @@ def _shown(section: Section, path: Path, outcome: Outcome, figure: Path, results
     # The table of accuracies has its place where the accuracies are what is shown.
     table = f"{markdown_table(outcome)}\n" if isinstance(outcome, Result) and shows_table else ""
     return (
-        f"{said}![{outcome.title}]({figure.as_posix()})\n\n{markdown_rows(section.rows(outcome))}\n{table}"
+        f"{said}![{outcome.title}]({figure})\n\n{markdown_rows(section.rows(outcome))}\n{table}"
         f"Made by {made(outcome)}: [`{file}`]({results}{file}).\n"
+    )
+
+
+def _shown_search(search: list[tuple[Path, Result]], figure: str, results: str) -> str:
+    outcomes = [outcome for _, outcome in search]
+    said = "".join(f"**{text}**\n\n" for text in said_of_search(outcomes))
+    origin = "\n".join(f"- {made(outcome)}: [`{path.name}`]({results}{path.name})." for path, outcome in search)
+    return (
+        f"{said}![{outcomes[0].title}: search for a strength]({figure})\n\n{markdown_rows(search_rows(outcomes))}\n"
+        f"Made by\n{origin}\n"
     )
 
 
