@@ -48,14 +48,22 @@ def run(
     )
 
 
+def _matrix(value: float) -> JSON:
+    return [[1.0 if a == b else value for b in MEASURES] for a in MEASURES]
+
+
 _LAYERS = ("0.weight", "2.weight", "4.weight", "all weights")
 
 
 def measures(seeds: int, *, deviations: list[str] | None = None) -> Findings:
     """Return findings in which any two measures have the rank correlation 0.5 and 0.7 in turn."""
-    matrices: list[JSON] = [
-        [[1.0 if a == b else (0.5, 0.7)[seed % 2] for b in MEASURES] for a in MEASURES] for seed in range(seeds)
-    ]
+    matrices: list[JSON] = [_matrix((0.5, 0.7)[seed % 2]) for seed in range(seeds)]
+    # Of each layer other ones, so that no row can stand for another.
+    by_layer: dict[str, JSON] = {
+        layer: matrices if layer == "all weights" else [_matrix(0.1 * number)] * seeds
+        for number, layer in enumerate(_LAYERS, 1)
+    }
+    live: dict[str, JSON] = {layer: [_matrix(-0.1 * number)] * seeds for number, layer in enumerate(_LAYERS, 1)}
     return Findings(
         experiment="importance-measures",
         title="Importance measures side by side",
@@ -66,7 +74,9 @@ def measures(seeds: int, *, deviations: list[str] | None = None) -> Findings:
             "compared": {layer: [200] * seeds for layer in _LAYERS},
             "left_out": {layer: [0] * seeds for layer in _LAYERS},
             "zero_fisher": {layer: [2] * seeds for layer in _LAYERS},
-            "spearman": {layer: matrices for layer in _LAYERS},
+            "spearman": by_layer,
+            "spearman_live": live,
+            "units_off": [seed for seed in range(seeds)],
             "test_accuracy": [0.95] * seeds,
             "fisher_against_hessian": [1e-6 * (1 + 2 * seed) for seed in range(seeds)],
             "scatter": {measure: [0.1, 0.2, 0.0] for measure in MEASURES},

@@ -20,6 +20,7 @@ from synaptic_intelligence.experiments.importance_measures import (
     fed_weights,
     fisher_diagonal,
     hessian_diagonal,
+    live_weights,
     mas,
 )
 from synaptic_intelligence.experiments.networks import multilayer_perceptron
@@ -103,6 +104,25 @@ def test_what_is_left_out_depends_on_the_input_alone() -> None:
     assert kept["2.weight"].all()
 
 
+def test_weights_of_units_that_are_always_off_are_not_live() -> None:
+    network = multilayer_perceptron((3, 2, 2, 2), torch.Generator().manual_seed(0), zero_output=False)
+    assert isinstance(network, nn.Sequential)
+    x = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.25]])
+    with torch.no_grad():
+        network.get_parameter("0.weight").fill_(1.0)
+        network.get_parameter("0.bias").copy_(torch.tensor([-10.0, 0.0]))
+        network.get_parameter("2.weight").fill_(-1.0)
+        network.get_parameter("2.bias").copy_(torch.tensor([0.0, 0.3]))  # on for the second image alone
+    live, off = live_weights(network, x)
+    assert live["0.weight"].tolist() == [[False] * 3, [False, True, True]]
+    assert live["2.weight"].tolist() == [[False, False], [False, True]]
+    assert live["4.weight"].tolist() == [[False, True]] * 2
+    assert off == 2
+    # What is not live has no Fisher information.
+    fisher = fisher_diagonal(network, x, torch.tensor([0, 1]))
+    assert all(fisher[name][mask].any() and not fisher[name][~mask].any() for name, mask in live.items())
+
+
 @pytest.fixture(scope="module")
 def numbers() -> Any:
     heard: list[str] = []
@@ -112,8 +132,9 @@ def numbers() -> Any:
 
 
 def test_a_quick_study_has_every_correlation(numbers: Any) -> None:
+    assert list(numbers["spearman"]) == list(numbers["spearman_live"])
     assert list(numbers["spearman"]) == ["0.weight", "2.weight", "4.weight", "all weights"]
-    for matrices in numbers["spearman"].values():
+    for matrices in (*numbers["spearman"].values(), *numbers["spearman_live"].values()):
         assert len(matrices) == 2
         for matrix in map(torch.tensor, matrices):
             assert matrix.shape == (len(MEASURES), len(MEASURES))

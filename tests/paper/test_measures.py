@@ -27,14 +27,18 @@ def test_the_figure_has_the_mean_over_seeds_and_omega_in_each_layer(
     squares = [np.asarray(ax.get_images()[0].get_array()) for ax in figure.axes if ax.get_images()]
     assert [square.shape for square in squares] == [(7, 7), (3, 7)]
     assert np.allclose(squares[0], 0.6 + 0.4 * np.eye(7))
-    assert np.allclose(squares[1], [[1.0] + [0.6] * 6] * 3)
+    assert np.allclose(squares[1], [[1.0] + [value] * 6 for value in (0.1, 0.2, 0.3)])
     assert "mean over 2 seeds" in _text(figure)
 
 
 def test_each_row_says_how_many_seeds_it_is_of(made_up_measures: Callable[..., Findings]) -> None:
     rows = {row.what: row.ours for row in measure_rows(made_up_measures(2))}
     assert rows["rank correlation of omega and MAS"] == "0.600 ± 1.271 (2 seeds)"
-    assert rows["rank correlation of omega and Fisher, output layer"] == "0.600 ± 1.271 (2 seeds)"
+    assert rows["rank correlation of omega and Fisher, output layer"] == "0.300 ± 0.000 (2 seeds)"
+    live = "rank correlation of omega and Fisher, {}, without units that are always off"
+    assert rows[live.format("first layer")] == "-0.100 ± 0.000 (2 seeds)"
+    assert rows[live.format("all weights")] == "-0.400 ± 0.000 (2 seeds)"
+    assert rows["hidden units that are always off"] == "0.5 (2 seeds)"
     assert rows["rank correlation of |weight| and distance"] == "0.600 ± 1.271 (2 seeds)"
     assert rows["share of the compared weights whose Fisher information is zero"] == "0.010 ± 0.000 (2 seeds)"
     assert list(rows.values())[-1] == "3.0e-06 (2 seeds)"

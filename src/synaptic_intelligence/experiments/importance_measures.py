@@ -30,6 +30,7 @@ from synaptic_intelligence.train import as_input, evaluate, train_epoch
 
 MEASURES = ("omega", "path", "Fisher", "Hessian", "MAS", "|weight|", "distance")
 
+_ALL = "all weights"
 _SHOWN = 400  # synapses in the figure's scatter plots
 _AT_ONCE = 32  # Hessian-vector products in one pass
 
@@ -63,9 +64,11 @@ def compute(settings: Measures, data_dir: Path | None, listen: Callable[[str], N
 
     Weights whose input is zero in all reference images are left out: Fisher, Hessian and MAS are zero there whatever
     has been learnt, which would count as agreement. Where Fisher is zero for another reason, as at a hidden unit that
-    is always off, the weight is compared, with the rank that all zeros share; ``zero_fisher`` counts these. The logits
-    of a network of ReLUs are piecewise linear in each single weight, so that the diagonals of Hessian and Fisher
-    information must be the same; ``fisher_against_hessian`` is how far they differ.
+    is always off, the weight is compared, with the rank that all zeros share; ``zero_fisher`` counts these. As a single
+    such unit has many weights of a small layer, ``spearman_live`` is without them, and ``units_off`` counts the units
+    of both hidden layers that are off on all reference images. The logits of a network of ReLUs are piecewise linear in
+    each single weight, so that the diagonals of Hessian and Fisher information must be the same;
+    ``fisher_against_hessian`` is how far they differ.
     """
     from scipy.stats import spearmanr
 
@@ -73,25 +76,29 @@ def compute(settings: Measures, data_dir: Path | None, listen: Callable[[str], N
     task = replace(whole, train_inputs=whole.train_inputs[:limit], train_targets=whole.train_targets[:limit])
     reference = as_input(task.train_inputs[: settings.reference]), task.train_targets[: settings.reference]
     counts: dict[str, dict[str, list[JSON]]] = {"compared": {}, "left_out": {}, "zero_fisher": {}}
-    spearman: dict[str, list[JSON]] = {}
+    spearman: dict[str, dict[str, list[JSON]]] = {"spearman": {}, "spearman_live": {}}
+    units_off: list[JSON] = []
     accuracy: list[JSON] = []
     disagreement: list[JSON] = []
     scatter: dict[str, JSON] = {}
     for seed in range(settings.seeds):
-        measured, reached = _measure(settings, task, *reference, seed)
+        model, measured = _measure(settings, task, *reference, seed)
+        reached = evaluate(model, task, multi_head=False)
         accuracy.append(reached)
         disagreement.append(_largest_difference(measured["Fisher"], measured["Hessian"]))
-        columns, left_out = {}, {}
-        for name, kept in fed_weights(measured["|weight|"], reference[0]).items():
-            columns[name] = torch.stack([measured[measure][name][kept].double() for measure in MEASURES])
-            left_out[name] = kept.numel() - columns[name].shape[1]
-        every = torch.cat(list(columns.values()), dim=1)
-        columns["all weights"], left_out["all weights"] = every, sum(left_out.values())
-        for name, values in columns.items():
+        masks = {"spearman": fed_weights(measured["|weight|"], reference[0])}
+        masks["spearman_live"], off = live_weights(model, reference[0])
+        units_off.append(off)
+        compared = {kind: _columns(measured, mask) for kind, mask in masks.items()}
+        for kind, columns in compared.items():
+            for name, values in columns.items():
+                spearman[kind].setdefault(name, []).append(spearmanr(values.numpy(), axis=1).statistic.tolist())
+        sizes = {name: mask.numel() for name, mask in masks["spearman"].items()}
+        sizes[_ALL], every = sum(sizes.values()), compared["spearman"][_ALL]
+        for name, values in compared["spearman"].items():
             counts["compared"].setdefault(name, []).append(values.shape[1])
-            counts["left_out"].setdefault(name, []).append(left_out[name])
+            counts["left_out"].setdefault(name, []).append(sizes[name] - values.shape[1])
             counts["zero_fisher"].setdefault(name, []).append(int((values[MEASURES.index("Fisher")] == 0).sum()))
-            spearman.setdefault(name, []).append(spearmanr(values.numpy(), axis=1).statistic.tolist())
         if seed == 0:
             some = torch.randperm(every.shape[1], generator=torch.Generator().manual_seed(0))[:_SHOWN]
             scatter = {measure: every[i, some].tolist() for i, measure in enumerate(MEASURES)}
@@ -99,7 +106,8 @@ def compute(settings: Measures, data_dir: Path | None, listen: Callable[[str], N
     return {
         "measures": list(MEASURES),
         **{name: dict(by_layer) for name, by_layer in counts.items()},
-        "spearman": dict(spearman),
+        **{kind: dict(by_layer) for kind, by_layer in spearman.items()},
+        "units_off": units_off,
         "test_accuracy": accuracy,
         "fisher_against_hessian": disagreement,
         "scatter": scatter,
@@ -108,8 +116,8 @@ def compute(settings: Measures, data_dir: Path | None, listen: Callable[[str], N
 
 def _measure(
     settings: Measures, task: Task, x: Tensor, y: Tensor, seed: int
-) -> tuple[dict[str, dict[str, Tensor]], float]:
-    """Return every measure of every parameter of a network that has learnt the task, and its test accuracy."""
+) -> tuple[nn.Sequential, dict[str, dict[str, Tensor]]]:
+    """Return a network that has learnt the task, and every measure of every parameter of it."""
     sizes = (784, settings.hidden, settings.hidden, 10)
     model = multilayer_perceptron(sizes, torch.Generator().manual_seed(2 * seed), zero_output=False)
     order = torch.Generator().manual_seed(2 * seed + 1)
@@ -129,7 +137,17 @@ def _measure(
         "|weight|": {name: values.abs() for name, values in theta.items()},
         "distance": {name: (values - start[name]).abs() for name, values in theta.items()},
     }
-    return measured, evaluate(model, task, multi_head=False)
+    assert isinstance(model, nn.Sequential)
+    return model, measured
+
+
+def _columns(measured: Mapping[str, Mapping[str, Tensor]], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the measures ``[measure, weight]`` of the weights in the masks: by layer, and of all layers together."""
+    columns = {
+        name: torch.stack([measured[measure][name][mask].double() for measure in MEASURES])
+        for name, mask in masks.items()
+    }
+    return {**columns, _ALL: torch.cat(list(columns.values()), dim=1)}
 
 
 def fed_weights(parameters: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
@@ -147,6 +165,34 @@ def fed_weights(parameters: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor
     fed = {name: torch.ones_like(values, dtype=torch.bool) for name, values in parameters.items() if values.ndim > 1}
     fed[next(iter(fed))] &= (x != 0).any(dim=0)
     return fed
+
+
+def live_weights(network: nn.Sequential, x: Tensor) -> tuple[dict[str, Tensor], int]:
+    """Return which weights lie between inputs and units that are not zero on all images, and how many units are.
+
+    Args:
+        network: linear layers with ReLU between them.
+        x: the images, flat.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+        >>> with torch.no_grad():
+        ...     _ = network[0].weight.copy_(torch.tensor([[1.0], [-1.0]])), network[0].bias.zero_()
+        >>> live_weights(network, torch.tensor([[2.0], [3.0]]))
+        ({'0.weight': tensor([[ True],
+                [False]]), '2.weight': tensor([[ True, False]])}, 1)
+    """
+    live, fed, off = {}, (x != 0).any(dim=0), 0
+    with torch.no_grad():
+        for name, layer in network.named_children():
+            x = layer(x)
+            if isinstance(layer, nn.Linear):
+                # The output layer has no ReLU after it: each of its units counts.
+                last = layer is network[-1]
+                on = torch.ones_like(x[0], dtype=torch.bool) if last else (x > 0).any(dim=0)
+                live[f"{name}.weight"] = on[:, None] & fed[None, :]
+                fed, off = on, off + int((~on).sum())
+    return live, off
 
 
 def _largest_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

@@ -24,10 +24,10 @@ _LAYERS = {"0.weight": "first layer", "2.weight": "second layer", "4.weight": "o
 _WIDTH, _HEADER, _SQUARE, _GAP, _STRIP, _AXIS = 9.0, 0.9, 3.6, 0.4, 1.55, 0.75  # inches
 
 
-def rank_correlations(findings: Findings, layer: str) -> dict[tuple[str, str], Estimate]:
+def rank_correlations(findings: Findings, layer: str, kind: str = "spearman") -> dict[tuple[str, str], Estimate]:
     """Return Spearman's correlation of every two measures in a layer, over the seeds."""
     numbers: Any = findings.numbers
-    measures, matrices = numbers["measures"], numbers["spearman"][layer]
+    measures, matrices = numbers["measures"], numbers[kind][layer]
     return {
         (a, b): mean_and_interval([matrix[i][j] for matrix in matrices])
         for i, a in enumerate(measures)
@@ -130,14 +130,19 @@ def measure_rows(findings: Findings) -> list[Row]:
     told["rank correlation of omega and |weight|, distance held fixed"] = partial_rank_correlation(
         findings, "omega", "|weight|", given="distance"
     )
-    for layer, name in _LAYERS.items():
-        told[f"rank correlation of omega and Fisher, {name}"] = rank_correlations(findings, layer)["omega", "Fisher"]
+    for layer, name in {_ALL: _ALL, **_LAYERS}.items():
+        for kind, which in {"spearman": "", "spearman_live": ", without units that are always off"}.items():
+            if (layer, which) != (_ALL, ""):
+                found_there = rank_correlations(findings, layer, kind)["omega", "Fisher"]
+                told[f"rank correlation of omega and Fisher, {name}{which}"] = found_there
     zero, compared = numbers["zero_fisher"][_ALL], numbers["compared"][_ALL]
     told["share of the compared weights whose Fisher information is zero"] = mean_and_interval(
         [some / all_ for some, all_ in zip(zero, compared, strict=True)]
     )
+    off = fmean(numbers["units_off"])
     worst = max(numbers["fisher_against_hessian"])
     return [
         *(Row(what, "-", f"{estimate} ({seeds})") for what, estimate in told.items()),
+        Row("hidden units that are always off", "-", f"{off:.1f} ({seeds})"),
         Row("Fisher information against Hessian, largest difference over largest value", "0", f"{worst:.1e} ({seeds})"),
     ]
