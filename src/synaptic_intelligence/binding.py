@@ -229,7 +229,7 @@ class Binding:
             SynapseError, ValueError, TypeError: as :meth:`strength`.
         """
         refuse_unfit(default, self.optimizer, {})
-        for group, names in self.groups():
+        for _, group, names in self.groups():
             self.strength(group, names, default)
         return default
 
@@ -243,9 +243,12 @@ class Binding:
         for index in self._following:
             self.optimizer.param_groups[index]["c"] = c
 
-    def groups(self) -> list[tuple[dict[str, Any], list[str]]]:
-        """Return each parameter group of the optimizer with the names of the parameters in it that are bound."""
-        return [(self.optimizer.param_groups[index], names) for index, names in self._members.items()]
+    def groups(self) -> list[tuple[int, dict[str, Any], list[str]]]:
+        """Return each parameter group of the optimizer, by its index, with the names of its parameters that are bound.
+
+        The lists of names are the binding's own.
+        """
+        return [(index, self.optimizer.param_groups[index], names) for index, names in self._members.items()]
 
 
 def _holder(parameter: Tensor) -> Binding | None:

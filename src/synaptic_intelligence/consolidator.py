@@ -163,7 +163,7 @@ class Consolidator:
         state, parameters = self._state, self._state.parameters
         first = next(iter(state.anchor.values()))
         terms = [torch.zeros((), dtype=first.dtype, device=first.device)]
-        for group, names in self._binding.groups() if state.omega else []:
+        for _, group, names in self._binding.groups() if state.omega else []:
             c = self._strength(group, names)
             terms += [surrogate_loss(parameters[n], state.anchor[n], *folded(state.omega[n], c)) for n in names]
         return torch.stack([term.to(terms[0]) for term in terms]).sum()
@@ -394,7 +394,7 @@ class Consolidator:
 
     def _warn_of_no_penalty(self) -> None:
         later = self._state.tasks > 0 and self._state.steps > 0
-        pulled = any(pulls(self._strength(*group)) for group in self._binding.groups())
+        pulled = any(pulls(self._strength(group, names)) for _, group, names in self._binding.groups())
         if later and pulled and float(self.penalty()) == 0:
             warn("the penalty is exactly zero after a further task: omega is zero, or nothing moved; nothing was held")
 

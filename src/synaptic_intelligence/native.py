@@ -11,10 +11,13 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from array import array
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import chain, compress
+from operator import attrgetter, not_
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -173,82 +176,110 @@ def _has_memory(tensor: Tensor) -> bool:
 
 
 @final
-class Lane:
-    """Whether the kernel can walk over a parameter and the tensors beside it, remembered for as long as they lie there.
+class Plan:
+    """Which rows of tensors the kernel can walk over, remembered for as long as they lie where they lay.
 
-    Looking over how they lie to each other takes longer than the step of a small tensor. It is done again where the
-    address, shape, strides, dtype or class of one is another than at the last look.
+    Looking over how the tensors of a row lie to each other takes longer than the step of a small one. It is done again
+    where the address, size, places, dtype or class of any is another than at the last look. Of the gradients, which
+    most loops make anew for each step, the address may be any.
 
     Example:
-        >>> parameter, moment, lane = torch.ones(2), torch.zeros(2), Lane()
-        >>> lane.fits((parameter, moment)) == fits(parameter)
+        >>> parameter, gradient, moment, plan = torch.ones(2), torch.ones(2), torch.zeros(2), Plan()
+        >>> plan.fits([(parameter, gradient, moment)]) == [fits(parameter)]
         True
-        >>> lane.fits((parameter, torch.zeros(3)))
-        False
+        >>> plan.fits([(parameter, gradient, torch.zeros(3))])
+        [False]
     """
 
-    __slots__ = ("_found",)
+    __slots__ = ("_fits", "_found")
 
     def __init__(self) -> None:
-        self._found: list[_Place | None] = []
+        self._found: list[Any] | None = None
+        self._fits: list[bool] = []
 
-    def fits(self, tensors: Sequence[Tensor | None]) -> bool:
-        """Return whether the first tensor :func:`fits`, and the others, where there are any, are :func:`alike`."""
-        parameter, *others = tensors
-        assert parameter is not None
-        if type(parameter) not in _PLAIN or not parameter.is_cpu:
-            return False
-        found = [None if tensor is None else _place(tensor) for tensor in tensors]
-        if found == self._found:
-            return True
-        if fits(parameter) and all(other is None or alike(other, parameter) for other in others):
+    def fits(self, rows: Sequence[Row]) -> list[bool]:
+        """Return of each row whether its first tensor :func:`fits`, and all others, where there are any, are alike.
+
+        Args:
+            rows: for each parameter: itself, its gradient, and what is kept beside them; None where there is none.
+        """
+        if not rows:
+            return []
+        found = _look(rows)
+        if found is None or found != self._found:
+            self._fits = [_row_fits(row) for row in rows]
             self._found = found
-            return True
-        return False
+        return self._fits
 
+
+Row = tuple[Tensor | None, ...]
+"""A parameter, its gradient, and what is kept beside them; None where there is none."""
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-
-_Place = tuple[int, torch.Size, tuple[int, ...], torch.dtype, type]
-
-
-def _place(tensor: Tensor) -> _Place:
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, type(tensor)
+_KNOWN = {Tensor, torch.nn.Parameter, type(None)}
+_layout, _dtype, _on_cpu = attrgetter("layout"), attrgetter("dtype"), attrgetter("is_cpu")
 
 
-def run(rule: Rule, tensors: Sequence[Sequence[Tensor | None]], settings: Sequence[Sequence[float]]) -> bool:
+def _look(rows: Sequence[Row]) -> list[Any] | None:
+    """Return what decides which rows fit, in a form that is cheap to compare; None where each must be looked at.
+
+    A list of numbers, flags and classes: thousands of tuples would wake Python's garbage collector at each step.
+    """
+    parameters, gradients, *others = zip(*rows, strict=True)
+    kinds = [*map(type, chain(parameters, gradients, *others))]
+    if not _KNOWN.issuperset(kinds):
+        return None
+    held = [tensor for tensor in chain(parameters, *others) if tensor is not None]
+    given = [tensor for tensor in gradients if tensor is not None]
+    every = [*held, *given]
+    if {*map(_layout, every)} != {torch.strided} or not all(map(_on_cpu, every)):
+        return None
+    if any(map(Tensor.is_neg, given)) or 0 in map(Tensor.data_ptr, given):
+        return None
+    contiguous = [*map(Tensor.is_contiguous, every)]
+    found = [*kinds, *map(Tensor.data_ptr, held), *map(Tensor.numel, every), *map(_dtype, every), *contiguous]
+    if not all(contiguous):  # as convolutions that are channels_last
+        found += [(tensor.shape, tensor.stride()) for tensor in compress(every, map(not_, contiguous))]
+    return found
+
+
+def _row_fits(row: Row) -> bool:
+    parameter, *others = row
+    assert parameter is not None
+    return fits(parameter) and all(other is None or alike(other, parameter) for other in others)
+
+
+def run(rule: Rule, rows: Sequence[Row], settings: Sequence[Sequence[float]]) -> bool:
     """Do what the rule says to all tensors, and return whether an increment of the path was not finite.
 
     Args:
         rule: a function of kernel.c.
-        tensors: for each parameter, in the order of the rule's struct in kernel.c; None where there is none. The first
+        rows: for each parameter, in the order of the rule's struct in kernel.c; None where there is none. The first
             :func:`fits`, and all are :func:`alike`: wrong addresses would write over other memory.
         settings: for each parameter, in the order of the rule's other struct.
 
     Example:
         >>> after, gradient, path, before = torch.zeros(2), torch.ones(2), torch.zeros(2), torch.ones(2)
         >>> if fits(after):
-        ...     skipped = run("integrate_all", [[after, gradient, path, before]], [[1.0]])
+        ...     skipped = run("integrate_all", [(after, gradient, path, before)], [[1.0]])
         ... else:
         ...     path += gradient * (before - after)
         >>> path
         tensor([1., 1.])
     """
-    if {(len(each), len(numbers)) for each, numbers in zip(tensors, settings, strict=True)} - {_FIELDS[rule]}:
+    if {*map(len, rows)} - {_FIELDS[rule][0]} or {*map(len, settings)} - {_FIELDS[rule][1]}:
         raise ValueError(f"{rule} takes {_FIELDS[rule]} tensors and numbers for each parameter")
-    skipped = False
-    parameters = [each[0] for each in tensors if each[0] is not None]
-    for dtype in {parameter.dtype for parameter in parameters}:
-        rows = [i for i, parameter in enumerate(parameters) if parameter.dtype == dtype]
-        sizes = [parameters[i].numel() for i in rows]
-        addresses = [0 if tensor is None else tensor.data_ptr() for i in rows for tensor in tensors[i]]
-        numbers = [number for i in rows for number in settings[i]]
-        found = getattr(kernel(dtype), rule)(
-            ctypes.c_int(len(rows)),
-            (ctypes.c_int64 * len(sizes))(*sizes),
-            (ctypes.c_void_p * len(addresses))(*addresses),
-            (ctypes.c_double * len(numbers))(*numbers),
-            ctypes.c_int(torch.get_num_threads()),
-        )
-        skipped = skipped or bool(found)
-    return skipped
+    parameters = [row[0] for row in rows if row[0] is not None]
+    if len({*map(_dtype, parameters)}) > 1:
+        dtypes = [parameter.dtype for parameter in parameters]
+        by_dtype = [[dtype == one for dtype in dtypes] for one in dict.fromkeys(dtypes)]
+        return any([run(rule, [*compress(rows, some)], [*compress(settings, some)]) for some in by_dtype])
+    if not parameters:
+        return False
+    # Arrays, as ctypes takes much longer to make its own.
+    sizes = array("q", map(Tensor.numel, parameters))
+    addresses = array("Q", [0 if tensor is None else tensor.data_ptr() for tensor in chain.from_iterable(rows)])
+    numbers = array("d", chain.from_iterable(settings))
+    function = getattr(kernel(parameters[0].dtype), rule)
+    lists = (ctypes.c_void_p(some.buffer_info()[0]) for some in (sizes, addresses, numbers))
+    return bool(function(ctypes.c_int(len(rows)), *lists, ctypes.c_int(torch.get_num_threads())))

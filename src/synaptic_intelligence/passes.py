@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
+from operator import not_
 
 import torch
 from torch import Tensor
 
 from synaptic_intelligence import native
 from synaptic_intelligence.functional import add_surrogate_gradients_, integrate_paths_
+from synaptic_intelligence.native import Row
 from synaptic_intelligence.strength import Strength, along_first_axis
 
-Row = tuple[Tensor | None, ...]
 
-
-def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool, lanes: Sequence[native.Lane] = ()) -> None:
+def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool, plan: native.Plan | None = None) -> None:
     """Prepare what a step needs: the gradients with their pull, for the optimizer, and the parameters as they are.
 
     Args:
@@ -23,7 +24,7 @@ def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool, lanes: Se
             in the gradient's dtype, and with the parameter from before the step, in that of the path.
         c: strength, or one for each replicate along the first axis; negative where the optimizer maximizes.
         integrates: whether the parameter from before the step is wanted.
-        lanes: one for each row, kept from step to step; empty: each row is looked over anew.
+        plan: kept from step to step; None: each row is looked over anew.
 
     Source: Zenke et al. 2017, derivative of the second term of eq. 4.
 
@@ -33,9 +34,10 @@ def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool, lanes: Se
         >>> used, before
         (tensor([2.]), tensor([1.]))
     """
-    fast, slow = _divided(rows, lanes)
+    fast, slow = _divided(rows, plan)
     fast, strengths = _by_replicate(fast, c)
-    native.run("pull", [(*row[:5], row[5] if integrates else None) for row in fast], [[2 * each] for each in strengths])
+    walked = fast if integrates else [(*row[:5], None) for row in fast]
+    native.run("pull", walked, [[2 * each] for each in strengths])
     for _, gradient, _, _, given, _ in slow:
         assert given is not None
         given.zero_() if gradient is None else given.copy_(gradient)
@@ -49,14 +51,14 @@ def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool, lanes: Se
         torch._foreach_copy_(before, parameters)
 
 
-def pass_after(rows: Sequence[Row], *, maximize: bool, lanes: Sequence[native.Lane] = ()) -> Tensor:
+def pass_after(rows: Sequence[Row], *, maximize: bool, plan: native.Plan | None = None) -> Tensor:
     """Add to the paths what the step that was taken lowered the loss by; what is not finite adds nothing.
 
     Args:
         rows: for each parameter: the parameter, its gradient of the task loss, its path, and the parameter from before
             the step, which is overwritten.
         maximize: whether the optimizer maximizes.
-        lanes: as for :func:`pass_before`.
+        plan: as for :func:`pass_before`, and another one.
 
     Returns:
         A tensor without dimensions: 1 if an increment was not finite, else 0.
@@ -68,7 +70,7 @@ def pass_after(rows: Sequence[Row], *, maximize: bool, lanes: Sequence[native.La
         >>> pass_after([(p, g, path, before)], maximize=False), path
         (tensor(0), tensor([1.]))
     """
-    fast, slow = _divided(rows, lanes)
+    fast, slow = _divided(rows, plan)
     overflow = torch.tensor(int(native.run("integrate_all", fast, [[-1.0 if maximize else 1.0]] * len(fast))))
     if slow:
         parameters, gradients, paths, before = _columns(slow)
@@ -77,20 +79,15 @@ def pass_after(rows: Sequence[Row], *, maximize: bool, lanes: Sequence[native.La
     return overflow
 
 
-def _divided(rows: Sequence[Row], lanes: Sequence[native.Lane]) -> tuple[list[Row], list[Row]]:
+def _divided(rows: Sequence[Row], plan: native.Plan | None) -> tuple[Sequence[Row], Sequence[Row]]:
     """Return the rows that the kernel can walk over, and the others."""
-    fast: list[Row] = []
-    slow: list[Row] = []
-    for row, lane in zip(rows, lanes or [native.Lane() for _ in rows], strict=True):
-        parameter, gradient, *others = row
-        assert parameter is not None
-        # Most loops make new gradients for each step; what is beside them stays.
-        fits = lane.fits((parameter, *others)) and (gradient is None or native.alike(gradient, parameter))
-        (fast if fits else slow).append(row)
-    return fast, slow
+    fits = (plan or native.Plan()).fits(rows)
+    if all(fits):
+        return rows, []
+    return [*compress(rows, fits)], [*compress(rows, map(not_, fits))]
 
 
-def _by_replicate(rows: list[Row], c: Strength) -> tuple[list[Row], Sequence[float]]:
+def _by_replicate(rows: Sequence[Row], c: Strength) -> tuple[Sequence[Row], Sequence[float]]:
     """Return rows and the strength of each: the rows as they are, or cut where each replicate has its own."""
     if not isinstance(c, tuple):
         return rows, [c] * len(rows)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import final
+from operator import attrgetter, is_
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class State:
         device = next(iter(self.anchor.values())).device
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
+        self._seen: list[Any] | None = None  # shapes, dtypes and devices of all parameters at the last look
         self._versions: dict[str, int] = {}  # of each parameter after the last step; where missing, any will do
         self._warned_of_edit = False
 
@@ -88,7 +90,10 @@ class State:
 
     def accept_weights(self) -> None:
         """Take the weights as they are now for those that the last step left."""
-        self._versions = {name: parameter._version for name, parameter in self.parameters.items()}
+        self._versions = self._versions_now()
+
+    def _versions_now(self) -> dict[str, int]:
+        return dict(zip(self.parameters, map(_version, self.parameters.values()), strict=True))
 
     def accept_any_weights(self) -> None:
         """Take whatever weights the next step finds: others may still be loaded."""
@@ -104,6 +109,9 @@ class State:
         Raises:
             SynapseError: a parameter has another shape now, or is another one of those that are known.
         """
+        kinds = [*map(_kind, parameters.values())]
+        if self._is_as_seen(parameters, kinds):
+            return []
         self.refuse_others(parameters)  # first look, then touch
         replaced = [(self.parameters[name], p) for name, p in parameters.items() if p is not self.parameters[name]]
         for name, parameter in parameters.items():
@@ -116,13 +124,24 @@ class State:
                 self._move(name, parameter.device, dtype)
             if self.untouched:
                 self.anchor[name].copy_(parameter)
+        self.parameters = {name: self.parameters[name] for name in parameters}
+        self._seen = kinds
         if replaced:
             self._tell_replaced()
         return replaced
 
+    def _is_as_seen(self, parameters: Mapping[str, Tensor], kinds: list[Any]) -> bool:
+        """Whether these are the very parameters of the last look, of the same shapes, dtypes and devices."""
+        return (
+            not self.untouched and kinds == self._seen and all(map(is_, parameters.values(), self.parameters.values()))
+        )
+
     def edited(self) -> bool:
         """Whether weights were changed by other hands since the last step."""
-        return any(self._versions.get(name, p._version) != p._version for name, p in self.parameters.items())
+        versions = self._versions_now()
+        return versions != self._versions and any(
+            self._versions.get(name, version) != version for name, version in versions.items()
+        )
 
     def warn_of_low_precision(self) -> None:
         """Warn if parameters have so few digits that most steps do not move them."""
@@ -226,6 +245,9 @@ class State:
     def _tell_replaced(self) -> None:
         if self.when_replaced is not None:
             self.when_replaced()
+
+
+_version, _kind = attrgetter("_version"), attrgetter("shape", "dtype", "device")
 
 
 def wide_copy(values: Tensor, parameter: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from synaptic_intelligence.binding import Binding
 from synaptic_intelligence.errors import SynapseError
-from synaptic_intelligence.native import Lane
+from synaptic_intelligence.native import Plan
 from synaptic_intelligence.passes import pass_after, pass_before
 from synaptic_intelligence.state import State
 from synaptic_intelligence.strength import Strength, negative, pulls
@@ -31,6 +31,7 @@ from synaptic_intelligence.strength import Strength, negative, pulls
 class Group:
     """The live parameters of one parameter group, from before a step until after it."""
 
+    index: int
     c: Strength
     maximize: bool
     names: list[str]
@@ -93,8 +94,8 @@ class Step:
         self._in_one_pass = False
         self._awaits_closure = False
         self._counts = True
-        self._before: defaultdict[str, Lane] = defaultdict(Lane)
-        self._after: defaultdict[str, Lane] = defaultdict(Lane)
+        self._before: defaultdict[int, Plan] = defaultdict(Plan)  # for each parameter group
+        self._after: defaultdict[int, Plan] = defaultdict(Plan)
         self._work: dict[str, Tensor] = {}  # scratch in the dtype of the path: theta before the step
         self._used: dict[str, Tensor] = {}  # scratch in the dtype of the gradient: what the optimizer is given
 
@@ -161,14 +162,12 @@ class Step:
         if self._in_one_pass and self._inside is not None:
             overflow = self._inside.overflow
         for group in self._under_way if self._integrates and not self._in_one_pass else []:
-            moved = {
-                name: (parameter, gradient, self._state.path[name], self._work[name])
-                for name, gradient, parameter in zip(group.names, group.gradients, group.parameters, strict=True)
-                if gradient is not None
-            }
+            paths, before = (map(named.__getitem__, group.names) for named in (self._state.path, self._work))
+            moved = [
+                row for row in zip(group.parameters, group.gradients, paths, before, strict=True) if row[1] is not None
+            ]
             if moved:
-                lanes = [self._after[name] for name in moved]
-                found = pass_after(list(moved.values()), maximize=group.maximize, lanes=lanes)
+                found = pass_after(moved, maximize=group.maximize, plan=self._after[group.index])
                 overflow = found if overflow is None else torch.maximum(overflow, found.to(overflow))
         self._put_back()
         if self._counts:
@@ -210,7 +209,7 @@ class Step:
     @torch.no_grad()
     def _begin(self, optimizer: Optimizer) -> None:
         self.follow()
-        groups = [self._look_at(options, names) for options, names in self._binding.groups()]
+        groups = [self._look_at(*group) for group in self._binding.groups()]
         self._awaits_closure = False
         if not any(group.names for group in groups):
             return  # nothing has a gradient, so nothing moves: this is no step
@@ -226,8 +225,8 @@ class Step:
             omegas = [state.omega[n] if c else None for n in group.names]
             anchors = [state.anchor[n] if c else None for n in group.names]
             rows = list(zip(group.parameters, group.gradients, anchors, omegas, used, work, strict=True))
-            lanes = [self._before[name] for name in group.names]
-            pass_before(rows, negative(c) if group.maximize else c, integrates=self._integrates, lanes=lanes)
+            pull, plan = negative(c) if group.maximize else c, self._before[group.index]
+            pass_before(rows, pull, integrates=self._integrates, plan=plan)
         # Nothing below can fail. The optimizer works on the scratch gradient, which it may edit; the task's own stays.
         self._under_way = groups
         for group in groups:
@@ -235,12 +234,15 @@ class Step:
                 parameter.grad = self._used[name]
                 group.versions[name] = self._used[name]._version
 
-    def _look_at(self, options: dict[str, Any], names: list[str]) -> Group:
+    def _look_at(self, index: int, options: dict[str, Any], names: list[str]) -> Group:
         """Read a parameter group, and refuse what cannot be integrated while nothing is changed yet."""
-        group = Group(self._strength(options, names), bool(options.get("maximize", False)), [], [], [])
-        for name in names:
-            parameter = self._state.parameters[name]
-            gradient = parameter.grad
+        c, maximize = self._strength(options, names), bool(options.get("maximize", False))
+        parameters = [*map(self._state.parameters.__getitem__, names)]
+        gradients = [parameter.grad for parameter in parameters]
+        if all(gradient is not None and gradient.layout is torch.strided for gradient in gradients):
+            return Group(index, c, maximize, names, parameters, gradients)
+        group = Group(index, c, maximize, [], [], [])
+        for name, parameter, gradient in zip(names, parameters, gradients, strict=True):
             if gradient is None:
                 # As with the penalty in the loss: what has importance is pulled, the rest stays without a gradient.
                 if not (self._pulls(group) and name in self._state.important and parameter.requires_grad):
@@ -258,17 +260,19 @@ class Step:
         return pulls(group.c) and bool(self._state.omega)
 
     def _scratch(self, group: Group) -> tuple[list[Tensor], list[Tensor]]:
-        for name, parameter, gradient in zip(group.names, group.parameters, group.gradients, strict=True):
-            anchor, like = self._state.anchor[name], parameter if gradient is None else gradient
-            if not _fits(self._work.get(name), anchor):
-                self._work[name] = torch.empty_like(anchor)
-            if not _fits(self._used.get(name), like):
-                self._used[name] = torch.empty_like(like, requires_grad=False)
-        return [self._work[name] for name in group.names], [self._used[name] for name in group.names]
+        pairs = zip(group.parameters, group.gradients, strict=True)
+        used_like = [parameter if gradient is None else gradient for parameter, gradient in pairs]
+        work_like = [*map(self._state.anchor.__getitem__, group.names)]
+        return _kept(self._work, group.names, work_like), _kept(self._used, group.names, used_like)
 
 
-def _fits(scratch: Tensor | None, tensor: Tensor) -> bool:
-    return scratch is not None and scratch.dtype == tensor.dtype and scratch.device == tensor.device
+def _kept(scratch: dict[str, Tensor], names: list[str], likes: list[Tensor]) -> list[Tensor]:
+    """Return the scratch of these names, made anew where it is of another dtype or device than what it is like."""
+    found = [*map(scratch.get, names)]
+    for i, (tensor, like) in enumerate(zip(found, likes, strict=True)):
+        if tensor is None or tensor.dtype is not like.dtype or tensor.device != like.device:
+            found[i] = scratch[names[i]] = torch.empty_like(like, requires_grad=False)
+    return [tensor for tensor in found if tensor is not None]
 
 
 def _is_inner(optimizer: Optimizer) -> bool:

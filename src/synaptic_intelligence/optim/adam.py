@@ -28,9 +28,7 @@ class _AdamInside(Inside):
         state = self.state[parameter]
         if "step" not in state:
             state.update(self._offered_moments(options, parameter))
-
-    def _count(self, parameters: list[Tensor]) -> None:
-        torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], 1)
+            self._made = True
 
     def _lacking(self, options: dict[str, Any], state: Mapping[str, Any]) -> list[str]:
         names = self.moments if options.get("amsgrad") else self.moments[:3]
@@ -43,15 +41,18 @@ class _AdamInside(Inside):
         zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name in names}
         return {"step": torch.zeros((), dtype=dtype, device=at), **zeros}
 
-    def _share(
-        self, options: dict[str, Any], parameter: Tensor, pull: float
-    ) -> tuple[list[Tensor | None], list[float]]:
-        state = self.state[parameter]
-        step, lr, decay = state["step"].item(), float(options["lr"]), options["weight_decay"]
+    def _moments(self, options: dict[str, Any], state: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
+        largest = state.get("max_exp_avg_sq") if options["amsgrad"] else None
+        return state.get("exp_avg"), state.get("exp_avg_sq"), largest
+
+    def _begin(self, options: dict[str, Any], parameter: Tensor, pull: float) -> list[float]:
+        self._make_moments(options, parameter)
+        count = self.state[parameter]["step"]
+        step, lr, decay = count.item() + 1, float(options["lr"]), options["weight_decay"]
+        count.fill_(step)
         # Before torch 2.7 this was no option, but the difference of the two classes.
         (beta1, beta2), decoupled = options["betas"], options.get("decoupled_weight_decay", self._decoupled)
-        largest = state["max_exp_avg_sq"] if options["amsgrad"] else None
-        return [state["exp_avg"], state["exp_avg_sq"], largest], [
+        return [
             *(lr, beta1, beta2, options["eps"]),
             0.0 if decoupled else decay,
             1 - lr * decay if decoupled else 1.0,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +26,12 @@ from synaptic_intelligence.step import Group, OnePass
 
 _KINDS = ("path", "anchor", "omega")
 _PROGRESS = ("tasks", "steps", "untouched")  # options of each group in a state_dict, and there alone
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+# What the next step moves: the options of its group, a parameter, its name where it has synapses, and its gradient.
+_Moving = tuple[dict[str, Any], Tensor, str | None, Tensor]
 
 
 class TakenOver:
@@ -63,8 +69,10 @@ class Inside(OnePass, Optimizer):
             if group["c"] is not None:
                 PathIntegral(group["xi"])  # raises where it is no damping; c is looked at by the consolidator
         self.defaults.update(c=strength, xi=damping)
-        self._groups: list[Group] | None = None
-        self._lanes: defaultdict[int, native.Lane] = defaultdict(native.Lane)
+        self._moving: list[_Moving] | None = None  # prepared for a step of the kernel
+        self._plan, self._all_fit = native.Plan(), False
+        self._looked_over: list[native.Row] = []
+        self._made = False  # moments in the step that is under way
         self._overflow: Tensor | None = None
         # A GradScaler then unscales the gradients, and skips the step, by itself.
         self._step_supports_amp_scaling = False
@@ -117,7 +125,7 @@ class Inside(OnePass, Optimizer):
         """Return whether these are its own synapses, or it has none yet."""
         return "_kept" not in vars(self) or self._kept is state
 
-    def _kinds(self) -> dict[str, dict[str, Tensor]]:
+    def _kinds(self) -> dict[str, dict[Any, Tensor]]:
         return {"path": self._kept.path, "anchor": self._kept.anchor, "omega": self._kept.omega}
 
     def _publish(self) -> None:
@@ -149,38 +157,58 @@ class Inside(OnePass, Optimizer):
 
     def prepare(self, groups: list[Group]) -> bool:
         """Return whether the kernel takes the next step: where it can step every parameter that moves."""
-        gone = [name for name, p in self._kept.parameters.items() if "anchor" not in self.state.get(p, {})]
+        self._refuse_cleared()
+        names = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
+        moving = self._look_at(names) if self._kernel_knows_options() else []
+        self._moving = moving if moving and self._walks(moving) else None
+        return self._moving is not None
+
+    def forget(self) -> None:
+        """Give up the step that was prepared, if it was not taken."""
+        self._moving, self._looked_over = None, []
+
+    def _refuse_cleared(self) -> None:
+        gone = [name for name, p in self._kept.parameters.items() if "anchor" not in self.state.get(p, _NOTHING)]
         if gone:
             raise SynapseError(
                 f"the state of this optimizer was cleared, and the synapses of {gone} with it: call reset_moments(), "
                 "which puts them back and clears the rest"
             )
-        names = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
-        one_pass = self._kernel_knows_options() and all(
-            self._fits(parameter, names.get(id(parameter)))
-            for options in self.param_groups
-            for parameter in options["params"]
-            if id(parameter) in names or parameter.grad is not None
-        )
-        self._groups = groups if one_pass else None
-        return one_pass
 
-    def forget(self) -> None:
-        """Give up the step that was prepared, if it was not taken."""
-        self._groups = None
+    def _look_at(self, names: Mapping[int, str]) -> list[_Moving]:
+        """Return what the next step moves: what has a gradient, or is pulled without one and so has a name here."""
+        moving = []
+        for options in self.param_groups:
+            for parameter in options["params"]:
+                gradient, name = parameter.grad, names.get(id(parameter))
+                if gradient is not None or name is not None:
+                    gradient = torch.zeros_like(parameter) if gradient is None else gradient
+                    moving.append((options, parameter, name, gradient))
+        return moving
 
-    def _fits(self, parameter: Tensor, name: str | None) -> bool:
+    def _walks(self, moving: list[_Moving]) -> bool:
+        """Return whether the kernel can walk over all of it; bring into their places what lies in others."""
+        self._looked_over = self._rows(moving)
+        fits = self._plan.fits(self._looked_over)
+        self._all_fit = all(fits)
+        return self._all_fit or all(fit or self._settled(*each[1:]) for fit, each in zip(fits, moving, strict=True))
+
+    def _rows(self, moving: list[_Moving]) -> list[native.Row]:
+        path, anchor, omega = (named.get for named in self._kinds().values())
+        return [
+            (
+                *(parameter, gradient, path(name), anchor(name), omega(name)),
+                *self._moments(options, self.state.get(parameter, _NOTHING)),
+            )
+            for options, parameter, name, gradient in moving
+        ]
+
+    def _settled(self, parameter: Tensor, name: str | None, gradient: Tensor) -> bool:
         """Return whether the kernel can step a parameter; bring into its places what lies in others."""
-        if parameter.grad is not None and not native.of_one_kind(parameter.grad, parameter):
+        if not (native.fits(parameter) and native.of_one_kind(gradient, parameter)):
             return False
-        moments = self.state.get(parameter, {})
-        path, anchor, omega = (tensors.get(name) if name is not None else None for tensors in self._kinds().values())
-        known = (parameter, path, anchor, omega, *(moments.get(each) for each in self.moments if each != "step"))
-        if self._lanes[id(parameter)].fits(known):
-            return True
-        if not native.fits(parameter):
-            return False
-        beside: list[tuple[dict[str, Any], str]] = [(moments, each) for each in self.moments if each != "step"]
+        state = self.state.get(parameter, _NOTHING)
+        beside: list[tuple[dict[str, Any], str]] = [(state, each) for each in self.moments if each != "step"]
         beside += [(tensors, name) for tensors in self._kinds().values()] if name is not None else []
         for tensors, key in beside:
             tensor = tensors.get(key)
@@ -215,8 +243,8 @@ class Inside(OnePass, Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups, self._groups = self._groups, None
-        if groups is None:
+        moving, self._moving = self._moving, None
+        if moving is None:
             for options in self.param_groups:
                 for parameter in options["params"]:
                     if parameter.grad is not None and self.state[parameter]:  # torch makes them where there is nothing
@@ -226,40 +254,37 @@ class Inside(OnePass, Optimizer):
             step.__func__.__wrapped__(self) if getattr(step, "hooked", False) else step()
         else:
             with torch.no_grad():
-                self._step_in_one_pass(groups)
+                self._step_in_one_pass(moving)
         return loss
 
-    def _step_in_one_pass(self, groups: list[Group]) -> None:
-        pulled = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
-        named = list(self._kinds().values())
-        # Other step hooks than the synapses' may have replaced gradients since they were looked over.
-        others = len(self._optimizer_step_pre_hooks) > 1 or bool(_global_optimizer_pre_hooks)
-        moving: list[tuple[dict[str, Any], Tensor, str | None, Tensor]] = []
-        for options in self.param_groups:
-            for parameter in options["params"]:
-                name, gradient = pulled.get(id(parameter)), parameter.grad
-                if others and (name is not None or gradient is not None) and not self._fits(parameter, name):
-                    raise SynapseError(
-                        "a step hook of this optimizer has given a parameter or a gradient another dtype or layout: "
-                        "change them before the step"
-                    )
-                if gradient is not None or (name in self._kept.important and options["c"] > 0):
-                    # Without a gradient there is importance, so that the pull alone moves it.
-                    moving.append(
-                        (options, parameter, name, torch.zeros_like(parameter) if gradient is None else gradient)
-                    )
-                    self._make_moments(options, parameter)
-        moved = [parameter for _, parameter, _, _ in moving]
-        self._count(moved)
-        tensors: list[list[Tensor | None]] = []
-        settings: list[list[float]] = []
-        for options, parameter, name, gradient in moving:
-            kinds = [held.get(name) if name is not None else None for held in named]
-            moments, numbers = self._share(options, parameter, 2 * options["c"] if kinds[2] is not None else 0.0)
-            tensors.append([parameter, _like(gradient, parameter), *kinds, *moments])
-            settings.append(numbers)
-        self._overflow = torch.tensor(int(native.run(self._rule, tensors, settings)))
-        torch.autograd.graph.increment_version(moved)
+    def _step_in_one_pass(self, moving: list[_Moving]) -> None:
+        if len(self._optimizer_step_pre_hooks) > 1 or _global_optimizer_pre_hooks:
+            # Other step hooks than the synapses' may have replaced gradients since they were looked over.
+            important = self._kept.important
+            moving = self._look_at(
+                {
+                    id(parameter): name
+                    for options, parameter, name, _ in moving
+                    if name is not None and (parameter.grad is not None or (name in important and options["c"] > 0))
+                }
+            )
+            if not self._walks(moving):
+                raise SynapseError(
+                    "a step hook of this optimizer has given a parameter or a gradient another dtype or layout: "
+                    "change them before the step"
+                )
+        omega, self._made = self._kept.omega, False
+        settings = [
+            self._begin(options, parameter, 2 * options["c"] if omega and name is not None else 0.0)
+            for options, parameter, name, _ in moving
+        ]
+        if not self._all_fit:
+            # For this step alone, a gradient that lies in other places is copied into the parameter's.
+            moving = [(*each[:3], _like(each[3], each[1])) for each in moving]
+        rows = self._rows(moving) if self._made or not self._all_fit else self._looked_over
+        self._looked_over = []
+        self._overflow = torch.tensor(int(native.run(self._rule, rows, settings)))
+        torch.autograd.graph.increment_version([parameter for _, parameter, _, _ in moving])
 
     # What each optimizer says of itself.
 
@@ -273,14 +298,13 @@ class Inside(OnePass, Optimizer):
     def _make_moments(self, options: dict[str, Any], parameter: Tensor) -> None:
         """Make what torch's optimizer keeps of a parameter, as it would at the parameter's first step."""
 
-    def _count(self, parameters: list[Tensor]) -> None:
-        """Count the step, where the optimizer does."""
+    @abstractmethod
+    def _begin(self, options: dict[str, Any], parameter: Tensor, pull: float) -> list[float]:
+        """Make a parameter's moments where there are none, count its step, and return the numbers kernel.c takes."""
 
     @abstractmethod
-    def _share(
-        self, options: dict[str, Any], parameter: Tensor, pull: float
-    ) -> tuple[list[Tensor | None], list[float]]:
-        """Return a parameter's three moments and the numbers that kernel.c takes for it."""
+    def _moments(self, options: dict[str, Any], state: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
+        """Return the three moments of a parameter that kernel.c takes."""
 
     # Tasks.
 

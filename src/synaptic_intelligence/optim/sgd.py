@@ -78,14 +78,15 @@ class SGD(Inside, torch.optim.SGD):
         if state.pop(_NOT_YET, None):
             state.pop("momentum_buffer", None)
 
-    def _share(
-        self, options: dict[str, Any], parameter: Tensor, pull: float
-    ) -> tuple[list[Tensor | None], list[float]]:
+    def _moments(self, options: dict[str, Any], state: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
+        return (state.get("momentum_buffer") if options["momentum"] else None), None, None
+
+    def _begin(self, options: dict[str, Any], parameter: Tensor, pull: float) -> list[float]:
         state, fresh = self.state[parameter], 1 - options["dampening"]
         if options["momentum"] and state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+            state["momentum_buffer"], self._made = torch.zeros_like(parameter, requires_grad=False), True
             fresh = 1.0  # torch does not dampen the first gradient
-        return [state["momentum_buffer"] if options["momentum"] else None, None, None], [
+        return [
             *(float(options["lr"]), options["momentum"], fresh, float(options["nesterov"])),
             *(float(options["weight_decay"]), pull, -1.0 if options["maximize"] else 1.0),
         ]
