@@ -99,6 +99,13 @@ def _(folder: Path) -> None:
     make(xi=0.0)
 
 
+@case("`omega_dtype` is neither bfloat16 nor None", ValueError)
+def _(folder: Path) -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    si.SynapticIntelligence(model.named_parameters(), optimizer, c=1.0, xi=1.0, omega_dtype=torch.float16)
+
+
 @case("`xi` is not a number", TypeError)
 def _(folder: Path) -> None:
     assert si.PathIntegral(np.float32(0.5)).xi == 0.5  # type: ignore[arg-type]

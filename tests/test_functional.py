@@ -9,6 +9,7 @@ from torch import Tensor
 from synaptic_intelligence.functional import (
     add_surrogate_gradients_,
     consolidated_omega,
+    consolidated_omega_,
     integrate_paths_,
     path_increment,
     surrogate_gradient,
@@ -147,6 +148,16 @@ def test_an_empty_tensor_alone_is_fine() -> None:
 def test_path_increment_by_hand() -> None:
     gradient, delta = torch.tensor([2.0, -3.0, 0.0, 1.0]), torch.tensor([-0.5, -1.0, 7.0, 0.25])
     assert path_increment(gradient, delta).tolist() == [1.0, -3.0, 0.0, -0.25]
+
+
+def test_consolidated_omega_in_place_is_the_same_to_the_bit() -> None:
+    for dtype in (torch.float32, torch.float64):
+        omega, path, moved = (torch.randn(999, dtype=torch.float64).to(dtype) for _ in range(3))
+        for held in (omega.abs(), omega.abs().bfloat16()):
+            expected = consolidated_omega(held, path, moved, xi=0.1)
+            work = moved.clone()
+            assert consolidated_omega_(held, path, work, xi=0.1) is work
+            assert torch.equal(work, expected)
 
 
 def test_consolidated_omega_by_hand() -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,7 +55,7 @@ def works(found: object) -> bool:
     after, gradient, path, before = torch.zeros(70), torch.full((70,), 2.0), torch.zeros(70), torch.ones(70)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "kernel", lambda dtype: found)
-        assert not native.run("integrate_all", [[after, gradient, path, before]], [[1.0]])
+        assert not native.run("integrate_all", [(after, gradient, path, before)], [[1.0]])
     return torch.equal(path, torch.full((70,), 2.0))
 
 
@@ -259,11 +259,11 @@ def test_threads_share_every_element_once(threads: int) -> None:
     torch.set_num_threads(threads)
     try:
         for dtype in (torch.float32, torch.float64):
-            rows: list[Sequence[Tensor | None]] = []
+            rows: list[native.Row] = []
             for size in sizes:
                 guarded = torch.zeros(size + 128, dtype=dtype)
                 ones = torch.ones(size, dtype=dtype)
-                rows.append([torch.zeros_like(ones), ones, guarded[64 : size + 64], ones])
+                rows.append((torch.zeros_like(ones), ones, guarded[64 : size + 64], ones))
             assert not native.run("integrate_all", rows, [[1.0]] * len(rows))
             for size, row in zip(sizes, rows, strict=True):
                 path = row[2]
@@ -282,6 +282,51 @@ def test_a_single_element_that_is_not_finite_is_found_wherever_it_is() -> None:
         gradient = torch.ones(70000)
         gradient[place] = torch.inf
         path = torch.zeros(70000)
-        assert native.run("integrate_all", [[torch.zeros(70000), gradient, path, torch.ones(70000)]], [[1.0]])
+        assert native.run("integrate_all", [(torch.zeros(70000), gradient, path, torch.ones(70000))], [[1.0]])
         assert float(path.sum()) == 69999
         assert path[place] == 0
+
+
+@needs_kernel
+def test_an_omega_in_bfloat16_is_read_as_torch_reads_it() -> None:
+    """Every finite number that bfloat16 has."""
+    omega = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16)
+    omega = omega[omega.isfinite()]
+    for dtype in (torch.float32, torch.float64):
+        one, zero = torch.ones(len(omega), dtype=dtype), torch.zeros(len(omega), dtype=dtype)
+        used = torch.empty_like(one)
+        assert not native.run("pull", [(one, zero, zero, None, used, None, omega)], [[1.0]])
+        assert torch.equal(used, omega.to(dtype))
+
+
+@needs_kernel
+def test_a_plan_looks_again_wherever_memory_may_be_another() -> None:
+    """Each of these keeps the objects, and would have the kernel read or write where it must not."""
+
+    changes: dict[str, Callable[[dict[str, Tensor]], object]] = {
+        "the parameter is smaller": lambda t: setattr(t["parameter"], "data", torch.ones(2, 3)),
+        "the parameter lies in other places": lambda t: setattr(t["parameter"], "data", t["parameter"].data.T),
+        "the gradient lies in other places": lambda t: t["gradient"].transpose_(0, 1),
+        "the gradient is smaller": lambda t: t["gradient"].resize_(2, 2),
+        "what is beside it is freed": lambda t: t["path"].untyped_storage().resize_(0),
+        "what is beside it is of another dtype": lambda t: setattr(t["path"], "data", t["path"].data.double()),
+        "what is beside it repeats one row": lambda t: setattr(t["path"], "data", t["path"].data[:1].expand(4, 4)),
+        "omega is not bfloat16": lambda t: setattr(t["omega"], "data", t["omega"].data.half()),
+    }
+    for what, change in changes.items():
+        tensors = {name: torch.ones(4, 4) for name in ("parameter", "gradient", "path")}
+        tensors["omega"] = torch.ones(4, 4).bfloat16()
+        parameter, gradient, path, omega = tensors.values()
+        plan, rows = native.Plan("pull"), [(parameter, gradient, path, None, path, path, omega)]
+        assert plan.fits(rows) == [True], what
+        assert plan.fits(rows) == [True], what
+        change(tensors)
+        assert plan.fits(rows) == [False], what
+
+
+@needs_kernel
+def test_only_the_place_of_a_coarse_omega_may_hold_bfloat16() -> None:
+    one, coarse = torch.ones(4), torch.ones(4).bfloat16()
+    assert native.Plan("pull").fits([(one, one, one, coarse, one, one, None)]) == [False]
+    assert native.Plan("pull").fits([(one, one, one, None, one, one, one)]) == [False]
+    assert native.Plan("integrate_all").fits([(one, one, one, coarse)]) == [False]

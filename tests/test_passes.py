@@ -11,7 +11,8 @@ from torch import Tensor
 from twins import count_rules, needs_kernel, no_kernel
 
 from synaptic_intelligence.functional import path_increment, surrogate_gradient
-from synaptic_intelligence.passes import Row, pass_after, pass_before
+from synaptic_intelligence.native import Row
+from synaptic_intelligence.passes import pass_after, pass_before
 
 SHAPES = [(), (0,), (1,), (63,), (8, 16), (5, 1)]
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -42,8 +43,9 @@ def do(kernel: bool, what: Callable[[], Tensor | None]) -> tuple[Tensor | None, 
 @pytest.mark.parametrize("integrates", [True, False])
 @pytest.mark.parametrize("pulls", [True, False])
 @pytest.mark.parametrize("c", [0.7, -0.7])
+@pytest.mark.parametrize("coarse", [True, False])
 def test_before_is_the_plain_equation(
-    kernel: bool, dtype: torch.dtype, integrates: bool, pulls: bool, c: float
+    kernel: bool, dtype: torch.dtype, integrates: bool, pulls: bool, c: float, coarse: bool
 ) -> None:
     rows: list[Row] = []
     for shape in SHAPES:
@@ -51,12 +53,16 @@ def test_before_is_the_plain_equation(
             p, anchor, omega = draw(shape, dtype), draw(shape, dtype), draw(shape, dtype).abs()
             gradient = draw(shape, dtype) if with_gradient else None
             used, before = torch.full_like(p, torch.nan), torch.full_like(p, torch.nan)
-            rows.append((p, gradient, anchor if pulls else None, omega if pulls else None, used, before))
-    kept = [[None if t is None else t.clone() for t in row[:4]] for row in rows]
+            held = omega.bfloat16() if coarse else omega
+            ways = (None, held) if coarse else (held, None)
+            wide, narrow = ways if pulls else (None, None)
+            rows.append((p, gradient, anchor if pulls else None, wide, used, before, narrow))
+    kept = [[None if t is None else t.clone() for t in (*row[:4], row[6])] for row in rows]
     _, calls = do(kernel, lambda: pass_before(rows, c, integrates=integrates))
     assert calls == int(kernel)
     for row, copies in zip(rows, kept, strict=True):
-        value, task, near, importance, given, old = row
+        value, task, near, wide, given, old, narrow = row
+        importance = wide if narrow is None else narrow.to(dtype)
         assert value is not None
         expected = torch.zeros_like(value) if task is None else task
         if near is not None and importance is not None:
@@ -65,7 +71,7 @@ def test_before_is_the_plain_equation(
         if integrates:
             assert old is not None
             assert torch.equal(old, value)
-        for tensor, copy in zip(row[:4], copies, strict=True):
+        for tensor, copy in zip((*row[:4], row[6]), copies, strict=True):
             assert (tensor is None and copy is None) or (
                 tensor is not None and copy is not None and torch.equal(tensor, copy)
             )
@@ -126,9 +132,14 @@ def test_rows_that_the_kernel_cannot_walk_over_go_beside_those_it_can() -> None:
     assert low[2].tolist() == [3.0] * 3
     gradient = torch.arange(16.0).reshape(4, 4).T
     used, before = torch.empty(4, 4), torch.empty(4, 4)
-    pass_before([(torch.ones(4, 4), gradient, torch.zeros(4, 4), torch.ones(4, 4), used, before)], 0.5, integrates=True)
-    assert torch.equal(used, gradient + 1)
-    assert torch.equal(before, torch.ones(4, 4))
+    one = torch.ones(4, 4)
+    for importance in ((one, None), (None, one.bfloat16())):
+        used.fill_(torch.nan)
+        before.fill_(torch.nan)
+        wide, narrow = importance
+        pass_before([(one, gradient, torch.zeros(4, 4), wide, used, before, narrow)], 0.5, integrates=True)
+        assert torch.equal(used, gradient + 1)
+        assert torch.equal(before, one)
 
 
 def test_an_overflow_is_told_from_either_part() -> None:

@@ -44,7 +44,7 @@ def count_rules() -> Iterator[list[str]]:
     called: list[str] = []
     run = native.run
 
-    def counted(rule: native.Rule, tensors: Sequence[Sequence[Tensor | None]], settings: Any) -> bool:
+    def counted(rule: native.Rule, tensors: Sequence[native.Row], settings: Any) -> bool:
         called.extend([rule] if tensors else [])
         return run(rule, tensors, settings)
 
@@ -80,7 +80,9 @@ def train(
 class Twins:
     """Parameters of any layout under both forms; their gradients are those of a quadratic task for each."""
 
-    def __init__(self, name: str, layouts: Sequence[Layout], groups: Any = None, **options: Any) -> None:
+    def __init__(
+        self, name: str, layouts: Sequence[Layout], groups: Any = None, *, omega_dtype: Any = None, **options: Any
+    ) -> None:
         self.named: list[dict[str, nn.Parameter]] = []
         self.optimizers: list[Any] = []
         self.synapses: list[si.Consolidator] = []
@@ -89,11 +91,14 @@ class Twins:
             named = {f"p{i}": nn.Parameter(layout(), requires_grad=True) for i, layout in enumerate(layouts)}
             params: Any = list(named.items()) if groups is None else groups(list(named.items()))
             if form == "inside":
-                self.optimizers.append(inside(name, params, **options))
+                self.optimizers.append(inside(name, params, omega_dtype=omega_dtype, **options))
                 self.synapses.append(self.optimizers[-1].synapses)
             else:
                 self.optimizers.append(getattr(torch.optim, name)(params, **options))
-                self.synapses.append(si.SynapticIntelligence(named.items(), self.optimizers[-1], c=C, xi=XI))
+                watched = self.optimizers[-1]
+                self.synapses.append(
+                    si.SynapticIntelligence(named.items(), watched, c=C, xi=XI, omega_dtype=omega_dtype)
+                )
             self.named.append(named)
 
     def step(self, task: int, number: int, layout: Gradient | None = None) -> None:

@@ -225,7 +225,8 @@ def _check(path: Path, file: ImportanceFile, shapes: object) -> None:
             raise ValueError(f"{path} has {kind} tensors of other names or shapes than omega")
     for kind, named in (("omega", file.omega), ("anchor", file.anchor), ("path", file.path)):
         for name, tensor in named.items():
-            if tensor.dtype not in (torch.float32, torch.float64) or not bool(tensor.isfinite().all()):
+            known = (torch.float32, torch.float64, *([torch.bfloat16] if kind == "omega" else []))
+            if tensor.dtype not in known or not bool(tensor.isfinite().all()):
                 raise ValueError(f"{path} has {kind} of {name!r} that is not finite float32 or float64 numbers")
             if kind == "omega" and bool((tensor < 0).any()):
                 raise ValueError(f"{path} has a negative omega for {name!r}")

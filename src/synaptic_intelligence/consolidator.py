@@ -45,12 +45,14 @@ class Consolidator:
         importance: how importance is estimated, such as ``PathIntegral(xi)`` or ``Fisher(model, loss, kind=...)``.
         c: strength of the pull, without unit; zero turns the pull off. It may be set at any time. Where networks are
             trained side by side, stacked along a leading axis of every parameter, a tensor ``[R]`` gives each its own.
+        omega_dtype: ``torch.bfloat16`` keeps omega in two bytes a number; None: as path and anchor. What that changes
+            is measured: see README.
 
     Raises:
         TypeError: LBFGS, complex or uninitialised parameters, or arguments of the wrong type; with a tensor ``c``, an
             optimizer that may mix the replicates.
-        ValueError: ``c`` negative or not finite, or a tensor that does not fit the first axis of a parameter; a
-            parameter that is not in the optimizer, or twice; none at all.
+        ValueError: ``c`` negative or not finite, or a tensor that does not fit the first axis of a parameter; another
+            ``omega_dtype``; a parameter that is not in the optimizer, or twice; none at all.
         SynapseError: another consolidator holds one of the parameters.
 
     ``path``, ``omega`` and ``anchor`` are float32, or wider for wider parameters; ask for them again after a task or a
@@ -78,8 +80,16 @@ class Consolidator:
     """
 
     def __init__(
-        self, named: Iterable[tuple[str, Tensor]], optimizer: Optimizer, importance: Importance, *, c: float | Tensor
+        self,
+        named: Iterable[tuple[str, Tensor]],
+        optimizer: Optimizer,
+        importance: Importance,
+        *,
+        c: float | Tensor,
+        omega_dtype: torch.dtype | None = None,
     ) -> None:
+        if omega_dtype not in (None, torch.bfloat16):
+            raise ValueError(f"omega_dtype must be torch.bfloat16, or None for that of the path: not {omega_dtype}")
         self._importance = importance
         parameters = canonical_parameters(named)
         self._binding = Binding(parameters, optimizer)
@@ -87,7 +97,9 @@ class Consolidator:
         self._unprotected = {n: weakref.ref(p) for n, p in parameters.items() if n not in self._binding.places}
         if not self._binding.places:
             raise ValueError("nothing to protect: every parameter is frozen or in a group with c=None")
-        self._state = State(self._binding.parameters(), integrates_path=importance.integrates_path)
+        self._state = State(
+            self._binding.parameters(), integrates_path=importance.integrates_path, coarse=omega_dtype is not None
+        )
         self._step = Step(self._binding, self._state, self._strength)
         self._state.warn_of_low_precision()
         self._binding.hold(self._step.before, self._step.after)
@@ -400,7 +412,12 @@ class Consolidator:
 
 
 def SynapticIntelligence(
-    named: Iterable[tuple[str, Tensor]], optimizer: Optimizer, *, c: float | Tensor, xi: float
+    named: Iterable[tuple[str, Tensor]],
+    optimizer: Optimizer,
+    *,
+    c: float | Tensor,
+    xi: float,
+    omega_dtype: torch.dtype | None = None,
 ) -> Consolidator:
     """Make intelligent synapses, a :class:`Consolidator` whose importance is the path integral.
 
@@ -409,6 +426,7 @@ def SynapticIntelligence(
         optimizer: any ``torch.optim.Optimizer`` but LBFGS.
         c: strength of the pull, without unit; the paper takes 0.1 to 1. A tensor ``[R]``: one for each replicate.
         xi: damping, in theta^2; the paper takes 1e-3 for split tasks and 0.1 for permuted MNIST.
+        omega_dtype: ``torch.bfloat16`` halves omega's memory; None: as path and anchor.
 
     Raises:
         ValueError, TypeError, SynapseError: as :class:`Consolidator` and :class:`PathIntegral`.
@@ -427,4 +445,4 @@ def SynapticIntelligence(
         >>> si.SynapticIntelligence([("w", stacked)], optimizer, c=torch.tensor([0.0, 0.5]), xi=0.1).c
         tensor([0.0000, 0.5000], dtype=torch.float64)
     """
-    return Consolidator(named, optimizer, PathIntegral(xi), c=c)
+    return Consolidator(named, optimizer, PathIntegral(xi), c=c, omega_dtype=omega_dtype)

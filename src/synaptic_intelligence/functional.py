@@ -55,6 +55,18 @@ def consolidated_omega(omega: Tensor, path: Tensor, displacement: Tensor, xi: fl
     return torch.relu(omega + path / (displacement.square() + xi))
 
 
+def consolidated_omega_(omega: Tensor, path: Tensor, displacement: Tensor, xi: float) -> Tensor:
+    """Return :func:`consolidated_omega` in the memory of the displacement, which is overwritten.
+
+    Example:
+        >>> displacement = torch.tensor([1.0])
+        >>> consolidated_omega_(torch.zeros(1), torch.tensor([1.0]), displacement, xi=1.0) is displacement
+        True
+    """
+    torch.div(path, displacement.square_().add_(xi), out=displacement)
+    return displacement.add_(omega).relu_()
+
+
 def surrogate_loss(parameter: Tensor, anchor: Tensor, omega: Tensor, c: float) -> Tensor:
     """Return the quadratic penalty that holds one tensor at its anchor.
 

@@ -5,7 +5,8 @@
    tensors. functional.py says the same readably, torch's optimizers the rest; tests hold them together.
 
    Of each tensor there are n numbers at each address; an address that is 0 says that there is none. Without omega
-   nothing pulls yet, without path there are no synapses. The path takes the step that was stored, as eq. 3 has it. */
+   nothing pulls yet, without path there are no synapses; omega may be bfloat16, and is `coarse` then. The path takes the
+   step that was stored, as eq. 3 has it. */
 #include <math.h>
 #include <stdint.h>
 #ifdef _OPENMP
@@ -16,6 +17,15 @@
 
 /* Below this many numbers waking the other threads costs more than they do. */
 enum { ALONE = 32768 };
+
+/* Whether there is a pull, and where its importance lies. */
+enum { NONE, OMEGA, COARSE };
+
+/* A number in bfloat16 is the upper half of a float. */
+INLINE float widened(uint16_t upper) {
+    union { uint32_t bits; float number; } both = {(uint32_t)upper << 16};
+    return both.number;
+}
 
 /* Adds to the path what this element's step lowered the loss by; what is not finite adds nothing and is told. */
 INLINE int integrate(REAL *path, REAL gradient, REAL delta) {
@@ -32,6 +42,7 @@ typedef struct {
     REAL *path;
     const REAL *anchor, *omega;
     REAL *first, *second, *largest;
+    const uint16_t *coarse;
 } Inside;
 
 typedef struct {
@@ -45,11 +56,12 @@ INLINE int adam(Inside t, int64_t n, Adam a, const int pulls, const int integrat
     REAL *restrict theta = t.theta, *restrict path = t.path, *restrict m = t.first, *restrict v = t.second;
     REAL *restrict x = t.largest;
     const REAL *restrict grad = t.grad, *restrict anchor = t.anchor, *restrict omega = t.omega;
+    const uint16_t *restrict coarse = t.coarse;
     int skipped = 0;
 #pragma omp simd reduction(| : skipped)
     for (int64_t i = 0; i < n; i++) {
         REAL old = theta[i], task = sign * grad[i], used = task;
-        if (pulls) used += pull * omega[i] * (old - anchor[i]);
+        if (pulls) used += pull * (pulls == COARSE ? (REAL)widened(coarse[i]) : omega[i]) * (old - anchor[i]);
         used += l2 * old;
         REAL first = beta1 * m[i] + weight1 * used, second = beta2 * v[i] + weight2 * used * used;
         m[i] = first;
@@ -71,11 +83,12 @@ INLINE int sgd(Inside t, int64_t n, Sgd s, const int pulls, const int integrates
     const int nesterov = s.nesterov != 0;
     REAL *restrict theta = t.theta, *restrict path = t.path, *restrict buffer = t.first;
     const REAL *restrict grad = t.grad, *restrict anchor = t.anchor, *restrict omega = t.omega;
+    const uint16_t *restrict coarse = t.coarse;
     int skipped = 0;
 #pragma omp simd reduction(| : skipped)
     for (int64_t i = 0; i < n; i++) {
         REAL old = theta[i], task = sign * grad[i], used = task;
-        if (pulls) used += pull * omega[i] * (old - anchor[i]);
+        if (pulls) used += pull * (pulls == COARSE ? (REAL)widened(coarse[i]) : omega[i]) * (old - anchor[i]);
         used += l2 * old;
         if (remembers) {
             REAL kept = buffer[i] = momentum * buffer[i] + fresh * used;
@@ -92,6 +105,7 @@ INLINE int sgd(Inside t, int64_t n, Sgd s, const int pulls, const int integrates
 typedef struct {
     const REAL *theta, *grad, *anchor, *omega;
     REAL *used, *before;
+    const uint16_t *coarse;
 } Before;
 
 typedef struct {
@@ -101,11 +115,12 @@ typedef struct {
 INLINE int pull_(Before t, int64_t n, Pull s, const int pulls, const int kept, const int has_grad) {
     const REAL pull = s.pull;
     const REAL *restrict theta = t.theta, *restrict grad = t.grad, *restrict anchor = t.anchor, *restrict omega = t.omega;
+    const uint16_t *restrict coarse = t.coarse;
     REAL *restrict used = t.used, *restrict before = t.before;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         REAL old = theta[i], sum = has_grad ? grad[i] : 0;
-        if (pulls) sum += pull * omega[i] * (old - anchor[i]);
+        if (pulls) sum += pull * (pulls == COARSE ? (REAL)widened(coarse[i]) : omega[i]) * (old - anchor[i]);
         used[i] = sum;
         if (kept) before[i] = old;
     }
@@ -133,6 +148,24 @@ INLINE int integrate_(After t, int64_t n, Sign s, const int pulls, const int kep
     return skipped;
 }
 
+/* The same tensors from one of their elements on. */
+#define FROM(field) t.field = t.field ? t.field + start : 0
+INLINE Inside inside_from(Inside t, int64_t start) {
+    FROM(theta), FROM(grad), FROM(path), FROM(anchor), FROM(omega);
+    FROM(first), FROM(second), FROM(largest), FROM(coarse);
+    return t;
+}
+
+INLINE Before before_from(Before t, int64_t start) {
+    FROM(theta), FROM(grad), FROM(anchor), FROM(omega), FROM(used), FROM(before), FROM(coarse);
+    return t;
+}
+
+INLINE After after_from(After t, int64_t start) {
+    FROM(theta), FROM(grad), FROM(path), FROM(before);
+    return t;
+}
+
 /* A thread's share of a tensor: whole cache lines, so that no two threads write to one. */
 INLINE int64_t share(int64_t n, int thread, int threads) {
     return thread == threads ? n : n / threads * thread / 64 * 64;
@@ -144,9 +177,8 @@ INLINE int64_t share(int64_t n, int thread, int threads) {
 #define WHICH_THREAD
 #endif
 
-/* Calls `rule` for each thread's share of each tensor, specialised for what there is: all structs of tensors hold
-   addresses alone, so that all of them move on by `start`. */
-#define OVER_ALL(rule, Tensors, a, b, c)                                                                              \
+/* Calls `rule` for each thread's share of each tensor, specialised for what there is. */
+#define OVER_ALL(rule, from, pulls, b, c)                                                                             \
     int64_t total = 0;                                                                                                \
     for (int i = 0; i < count; i++) total += n[i];                                                                    \
     int skipped = 0;                                                                                                  \
@@ -155,36 +187,38 @@ INLINE int64_t share(int64_t n, int thread, int threads) {
         WHICH_THREAD                                                                                                  \
         for (int i = 0; i < count; i++) {                                                                             \
             int64_t start = share(n[i], thread, of), size = share(n[i], thread + 1, of) - start;                      \
-            Tensors t = tensors[i];                                                                                   \
-            REAL **address = (REAL **)&t;                                                                             \
-            for (unsigned k = 0; k < sizeof t / sizeof *address; k++)                                                 \
-                if (address[k]) address[k] += start;                                                                  \
-            switch ((a) * 4 + (b) * 2 + (c)) {                                                                        \
-                case 0: skipped |= rule(t, size, settings[i], 0, 0, 0); break;                                        \
-                case 1: skipped |= rule(t, size, settings[i], 0, 0, 1); break;                                        \
-                case 2: skipped |= rule(t, size, settings[i], 0, 1, 0); break;                                        \
-                case 3: skipped |= rule(t, size, settings[i], 0, 1, 1); break;                                        \
-                case 4: skipped |= rule(t, size, settings[i], 1, 0, 0); break;                                        \
-                case 5: skipped |= rule(t, size, settings[i], 1, 0, 1); break;                                        \
-                case 6: skipped |= rule(t, size, settings[i], 1, 1, 0); break;                                        \
-                case 7: skipped |= rule(t, size, settings[i], 1, 1, 1); break;                                        \
+            switch ((pulls) * 4 + (b) * 2 + (c)) {                                                                    \
+                case 0: skipped |= rule(from(tensors[i], start), size, settings[i], NONE, 0, 0); break;               \
+                case 1: skipped |= rule(from(tensors[i], start), size, settings[i], NONE, 0, 1); break;               \
+                case 2: skipped |= rule(from(tensors[i], start), size, settings[i], NONE, 1, 0); break;               \
+                case 3: skipped |= rule(from(tensors[i], start), size, settings[i], NONE, 1, 1); break;               \
+                case 4: skipped |= rule(from(tensors[i], start), size, settings[i], OMEGA, 0, 0); break;              \
+                case 5: skipped |= rule(from(tensors[i], start), size, settings[i], OMEGA, 0, 1); break;              \
+                case 6: skipped |= rule(from(tensors[i], start), size, settings[i], OMEGA, 1, 0); break;              \
+                case 7: skipped |= rule(from(tensors[i], start), size, settings[i], OMEGA, 1, 1); break;              \
+                case 8: skipped |= rule(from(tensors[i], start), size, settings[i], COARSE, 0, 0); break;             \
+                case 9: skipped |= rule(from(tensors[i], start), size, settings[i], COARSE, 0, 1); break;             \
+                case 10: skipped |= rule(from(tensors[i], start), size, settings[i], COARSE, 1, 0); break;            \
+                case 11: skipped |= rule(from(tensors[i], start), size, settings[i], COARSE, 1, 1); break;            \
             }                                                                                                         \
         }                                                                                                             \
     }                                                                                                                 \
     return skipped;
 
+#define PULLS (tensors[i].coarse ? COARSE : tensors[i].omega ? OMEGA : NONE)
+
 int adam_step(int count, const int64_t *n, const Inside *tensors, const Adam *settings, int threads) {
-    OVER_ALL(adam, Inside, !!t.omega, !!t.path, !!t.largest)
+    OVER_ALL(adam, inside_from, PULLS, !!tensors[i].path, !!tensors[i].largest)
 }
 
 int sgd_step(int count, const int64_t *n, const Inside *tensors, const Sgd *settings, int threads) {
-    OVER_ALL(sgd, Inside, !!t.omega, !!t.path, !!t.first)
+    OVER_ALL(sgd, inside_from, PULLS, !!tensors[i].path, !!tensors[i].first)
 }
 
 int pull(int count, const int64_t *n, const Before *tensors, const Pull *settings, int threads) {
-    OVER_ALL(pull_, Before, !!t.omega, !!t.before, !!t.grad)
+    OVER_ALL(pull_, before_from, PULLS, !!tensors[i].before, !!tensors[i].grad)
 }
 
 int integrate_all(int count, const int64_t *n, const After *tensors, const Sign *settings, int threads) {
-    OVER_ALL(integrate_, After, 0, 0, 0)
+    OVER_ALL(integrate_, after_from, NONE, 0, 0)
 }

@@ -38,11 +38,14 @@ Rule = Literal["adam_step", "sgd_step", "pull", "integrate_all"]
 
 # How many tensors and numbers each rule takes for a parameter: one too few, and all that follow would be misread.
 _FIELDS: dict[Rule, tuple[int, int]] = {
-    "adam_step": (8, 10),
-    "sgd_step": (8, 7),
-    "pull": (6, 1),
+    "adam_step": (9, 10),
+    "sgd_step": (9, 7),
+    "pull": (7, 1),
     "integrate_all": (4, 1),
 }
+
+# The last tensor of these rules is an omega in bfloat16; all others are of the parameter's dtype.
+_COARSE: tuple[Rule, ...] = ("adam_step", "sgd_step", "pull")
 
 
 @functools.cache
@@ -137,22 +140,27 @@ def fits(tensor: Tensor) -> bool:
     )
 
 
-def alike(tensor: Tensor, parameter: Tensor) -> bool:
+def alike(tensor: Tensor, parameter: Tensor, dtype: torch.dtype | None = None) -> bool:
     """Whether the kernel can walk over a tensor together with a parameter that fits: the same places, the same dtype.
+
+    Args:
+        tensor: any.
+        parameter: one that :func:`fits`.
+        dtype: that of the tensor, where it is not the parameter's.
 
     Example:
         >>> alike(torch.ones(2, 3), torch.ones(2, 3)), alike(torch.ones(3, 2).T, torch.ones(2, 3))
         (True, False)
     """
     # Strides of dimensions of one element say nothing: autograd and empty_like choose them freely.
-    return of_one_kind(tensor, parameter) and (
+    return of_one_kind(tensor, parameter, dtype) and (
         tensor.stride() == parameter.stride()
         or (tensor.is_contiguous() and parameter.is_contiguous())
         or (tensor.ndim == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in (tensor, parameter)))
     )
 
 
-def of_one_kind(tensor: Tensor, parameter: Tensor) -> bool:
+def of_one_kind(tensor: Tensor, parameter: Tensor, dtype: torch.dtype | None = None) -> bool:
     """Whether a copy of a tensor in the parameter's places holds the same numbers, and is :func:`alike`.
 
     Example:
@@ -160,7 +168,7 @@ def of_one_kind(tensor: Tensor, parameter: Tensor) -> bool:
         (True, False)
     """
     return (
-        tensor.dtype == parameter.dtype
+        tensor.dtype == (dtype or parameter.dtype)
         and tensor.layout is torch.strided
         and tensor.shape == parameter.shape
         and tensor.device == parameter.device
@@ -184,16 +192,18 @@ class Plan:
     most loops make anew for each step, the address may be any.
 
     Example:
-        >>> parameter, gradient, moment, plan = torch.ones(2), torch.ones(2), torch.zeros(2), Plan()
-        >>> plan.fits([(parameter, gradient, moment)]) == [fits(parameter)]
+        >>> parameter, gradient, path, before = torch.ones(2), torch.ones(2), torch.zeros(2), torch.zeros(2)
+        >>> plan = Plan("integrate_all")
+        >>> plan.fits([(parameter, gradient, path, before)]) == [fits(parameter)]
         True
-        >>> plan.fits([(parameter, gradient, torch.zeros(3))])
+        >>> plan.fits([(parameter, gradient, path, torch.zeros(3))])
         [False]
     """
 
-    __slots__ = ("_fits", "_found")
+    __slots__ = ("_fits", "_found", "_rule")
 
-    def __init__(self) -> None:
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
         self._found: list[Any] | None = None
         self._fits: list[bool] = []
 
@@ -201,13 +211,14 @@ class Plan:
         """Return of each row whether its first tensor :func:`fits`, and all others, where there are any, are alike.
 
         Args:
-            rows: for each parameter: itself, its gradient, and what is kept beside them; None where there is none.
+            rows: for each parameter: itself, its gradient, and what is kept beside them, as the rule takes them; None
+                where there is none.
         """
         if not rows:
             return []
         found = _look(rows)
         if found is None or found != self._found:
-            self._fits = [_row_fits(row) for row in rows]
+            self._fits = [_row_fits(row, self._rule) for row in rows]
             self._found = found
         return self._fits
 
@@ -243,10 +254,15 @@ def _look(rows: Sequence[Row]) -> list[Any] | None:
     return found
 
 
-def _row_fits(row: Row) -> bool:
+def _row_fits(row: Row, rule: Rule) -> bool:
     parameter, *others = row
     assert parameter is not None
-    return fits(parameter) and all(other is None or alike(other, parameter) for other in others)
+    coarse = others.pop() if rule in _COARSE else None
+    return (
+        fits(parameter)
+        and all(other is None or alike(other, parameter) for other in others)
+        and (coarse is None or alike(coarse, parameter, torch.bfloat16))
+    )
 
 
 def run(rule: Rule, rows: Sequence[Row], settings: Sequence[Sequence[float]]) -> bool:

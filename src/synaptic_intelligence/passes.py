@@ -20,8 +20,9 @@ def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool, plan: nat
 
     Args:
         rows: for each parameter: the parameter, its gradient of the task loss (None: none), anchor and omega (both
-            None: nothing pulls), and two tensors that are overwritten, with the gradient that the optimizer is given,
-            in the gradient's dtype, and with the parameter from before the step, in that of the path.
+            None: nothing pulls), two tensors that are overwritten, with the gradient that the optimizer is given, in
+            the gradient's dtype, and with the parameter from before the step, in that of the path; and omega once more
+            where it is bfloat16 (it is None in its other place then).
         c: strength, or one for each replicate along the first axis; negative where the optimizer maximizes.
         integrates: whether the parameter from before the step is wanted.
         plan: kept from step to step; None: each row is looked over anew.
@@ -30,24 +31,26 @@ def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool, plan: nat
 
     Example:
         >>> p, g, used, before = torch.ones(1), torch.ones(1), torch.empty(1), torch.empty(1)
-        >>> pass_before([(p, g, torch.zeros(1), torch.ones(1), used, before)], c=0.5, integrates=True)
+        >>> pass_before([(p, g, torch.zeros(1), torch.ones(1), used, before, None)], c=0.5, integrates=True)
         >>> used, before
         (tensor([2.]), tensor([1.]))
     """
-    fast, slow = _divided(rows, plan)
+    fast, slow = _divided(rows, plan or native.Plan("pull"))
     fast, strengths = _by_replicate(fast, c)
-    walked = fast if integrates else [(*row[:5], None) for row in fast]
+    walked = fast if integrates else [(*row[:5], None, row[6]) for row in fast]
     native.run("pull", walked, [[2 * each] for each in strengths])
-    for _, gradient, _, _, given, _ in slow:
+    for _, gradient, _, _, given, *_ in slow:
         assert given is not None
         given.zero_() if gradient is None else given.copy_(gradient)
-    pulled = [row for row in slow if row[3] is not None]
-    if pulled:
-        parameters, _, anchors, omegas, used, work = _columns(pulled)
+    wide = [row for row in slow if row[3] is not None]
+    # One by one, as each omega is widened for it.
+    for pulled in ([wide] if wide else []) + [[row] for row in slow if row[6] is not None]:
+        parameters, _, anchors, omegas, used, work, coarse = _columns(pulled)
+        omegas = omegas or [omega.to(tensor.dtype) for omega, tensor in zip(coarse, work, strict=True)]
         many = [along_first_axis(c, tensor) for tensor in work] if isinstance(c, tuple) else c
         add_surrogate_gradients_(used, parameters, anchors, omegas, many, work)
     if integrates and slow:
-        parameters, *_, before = _columns(slow)
+        parameters, *_, before, _ = _columns(slow)
         torch._foreach_copy_(before, parameters)
 
 
@@ -70,7 +73,7 @@ def pass_after(rows: Sequence[Row], *, maximize: bool, plan: native.Plan | None 
         >>> pass_after([(p, g, path, before)], maximize=False), path
         (tensor(0), tensor([1.]))
     """
-    fast, slow = _divided(rows, plan)
+    fast, slow = _divided(rows, plan or native.Plan("integrate_all"))
     overflow = torch.tensor(int(native.run("integrate_all", fast, [[-1.0 if maximize else 1.0]] * len(fast))))
     if slow:
         parameters, gradients, paths, before = _columns(slow)
@@ -79,9 +82,9 @@ def pass_after(rows: Sequence[Row], *, maximize: bool, plan: native.Plan | None 
     return overflow
 
 
-def _divided(rows: Sequence[Row], plan: native.Plan | None) -> tuple[Sequence[Row], Sequence[Row]]:
+def _divided(rows: Sequence[Row], plan: native.Plan) -> tuple[Sequence[Row], Sequence[Row]]:
     """Return the rows that the kernel can walk over, and the others."""
-    fits = (plan or native.Plan()).fits(rows)
+    fits = plan.fits(rows)
     if all(fits):
         return rows, []
     return [*compress(rows, fits)], [*compress(rows, map(not_, fits))]

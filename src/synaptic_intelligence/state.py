@@ -27,6 +27,7 @@ class State:
         important: names with any importance; they are pulled even where they get no gradient.
         tasks: how many tasks were consolidated.
         untouched: no step was taken yet, so the anchor still follows the weights.
+        coarse: whether omega is bfloat16, in half the memory.
         pauses: how many contexts ask that steps pass unseen.
 
     Example:
@@ -36,12 +37,13 @@ class State:
     """
 
     @torch.no_grad()
-    def __init__(self, parameters: Mapping[str, Tensor], *, integrates_path: bool) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], *, integrates_path: bool, coarse: bool = False) -> None:
         self.parameters: Named = dict(parameters)
         self.anchor: Named = {name: wide_copy(p, p) for name, p in parameters.items()}
         self.path: Named = {name: torch.zeros_like(a) for name, a in self.anchor.items()} if integrates_path else {}
         self.omega: Named = {}
         self.important: set[str] = set()
+        self.coarse = coarse
         self.tasks = 0
         self.when_replaced: Callable[[], None] | None = None  # told when tensors give way to new ones
         self.untouched = True
@@ -62,7 +64,13 @@ class State:
 
     def omega_or_zeros(self) -> Named:
         """Return omega, zeros before the first consolidation."""
-        return self.omega or {name: torch.zeros_like(anchor) for name, anchor in self.anchor.items()}
+        return self.omega or {
+            name: torch.zeros_like(anchor, dtype=self._dtype(anchor)) for name, anchor in self.anchor.items()
+        }
+
+    def _dtype(self, like: Tensor) -> torch.dtype:
+        """Return the dtype of omega."""
+        return torch.bfloat16 if self.coarse else like.dtype
 
     def memory(self, scratch: Iterable[Tensor]) -> Memory:
         """Return what all of this takes, with what steps keep beside it."""
@@ -228,16 +236,20 @@ class State:
         self.accept_any_weights()
 
     def _begin_task(self, omega: Named, *, tasks: int, steps: int) -> None:
-        self.omega, self.tasks, self._steps, self.untouched = omega, tasks, steps, False
+        # Even in half the memory nothing that has importance loses it: bfloat16 has the range of float32.
+        self.omega = {name: values.to(self._dtype(self.anchor[name])) for name, values in omega.items()}
+        self.tasks, self._steps, self.untouched = tasks, steps, False
         self._skipped.zero_()
-        some = {name: (values != 0).any() for name, values in omega.items()}
+        some = {name: (values != 0).any() for name, values in self.omega.items()}
         self.important = {name for name, important in some.items() if bool(important)}
         self._tell_replaced()
 
     def _move(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
-        for named in (self.anchor, self.path, self.omega):
+        for named in (self.anchor, self.path):
             if name in named:
                 named[name] = named[name].to(device, dtype)
+        if name in self.omega:
+            self.omega[name] = self.omega[name].to(device, self._dtype(self.anchor[name]))
         self._skipped, self._nonfinite = self._skipped.to(device), self._nonfinite.to(device)
         self._versions.pop(name, None)
         self._tell_replaced()

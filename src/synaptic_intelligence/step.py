@@ -94,8 +94,8 @@ class Step:
         self._in_one_pass = False
         self._awaits_closure = False
         self._counts = True
-        self._before: defaultdict[int, Plan] = defaultdict(Plan)  # for each parameter group
-        self._after: defaultdict[int, Plan] = defaultdict(Plan)
+        self._before: defaultdict[int, Plan] = defaultdict(lambda: Plan("pull"))  # for each parameter group
+        self._after: defaultdict[int, Plan] = defaultdict(lambda: Plan("integrate_all"))
         self._work: dict[str, Tensor] = {}  # scratch in the dtype of the path: theta before the step
         self._used: dict[str, Tensor] = {}  # scratch in the dtype of the gradient: what the optimizer is given
 
@@ -222,9 +222,11 @@ class Step:
         for group in groups:
             work, used = self._scratch(group)
             c = group.c if self._pulls(group) else 0.0
-            omegas = [state.omega[n] if c else None for n in group.names]
-            anchors = [state.anchor[n] if c else None for n in group.names]
-            rows = list(zip(group.parameters, group.gradients, anchors, omegas, used, work, strict=True))
+            held = [named if c else {} for named in (state.anchor, state.omega, {})]
+            anchors, wide, coarse = ([named.get(name) for name in group.names] for named in held)
+            if state.coarse:
+                wide, coarse = coarse, wide
+            rows = list(zip(group.parameters, group.gradients, anchors, wide, used, work, coarse, strict=True))
             pull, plan = negative(c) if group.maximize else c, self._before[group.index]
             pass_before(rows, pull, integrates=self._integrates, plan=plan)
         # Nothing below can fail. The optimizer works on the scratch gradient, which it may edit; the task's own stays.

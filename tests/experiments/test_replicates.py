@@ -133,11 +133,11 @@ def test_the_runner_gets_the_same_result(
     assert not (tmp_path / "replicates" / "checkpoints").exists()
 
 
-def test_the_runner_gets_the_same_result_where_adam_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runner_gets_the_same_result_with_every_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs, together = (plan(tmp_path / name) for name in ("jobs", "replicates"))
-    counting = replace(jobs.settings, keep_step_count=True)
-    expected = tiny.start(replace(jobs, settings=counting))
-    found = by_replicates(replace(together, settings=counting), monkeypatch, tiny.ignore)
+    settings = replace(jobs.settings, keep_step_count=True, coarse_omega=True)
+    expected = tiny.start(replace(jobs, settings=settings))
+    found = by_replicates(replace(together, settings=settings), monkeypatch, tiny.ignore)
     assert _without_paths(found) == _without_paths(expected) != _without_paths(tiny.start(plan(tmp_path / "fresh")))
 
 

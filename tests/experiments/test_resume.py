@@ -15,7 +15,7 @@ import torch
 from tiny import SETTINGS, TINY, Stop, ignore, network, numbers, resume, start, stop_at, stream
 
 import synaptic_intelligence as si
-from synaptic_intelligence.experiments.checkpoint import CheckpointError
+from synaptic_intelligence.experiments.checkpoint import CheckpointError, read_checkpoint
 from synaptic_intelligence.experiments.folder import RefusedError, resume_run, start_run
 from synaptic_intelligence.experiments.plan import EpochDone, Message, Plan
 from synaptic_intelligence.experiments.runner import run
@@ -85,9 +85,22 @@ def test_adam_that_counts_on_is_one_whose_moments_alone_are_cleared(tmp_path: Pa
         assert numbers(result) == numbers(results[0]) != numbers(whole)
 
 
+@pytest.mark.parametrize("coarse", [True, False])
+def test_omega_is_as_wide_as_it_was_asked_for(tmp_path: Path, coarse: bool) -> None:
+    plan = _plan(tmp_path, replace(SETTINGS, seeds=1, c=(50.0,), coarse_omega=coarse))
+    with pytest.raises(Stop):
+        start(plan, stop_at(8))
+    checkpoint = read_checkpoint(plan.checkpoints / "seed-3-c-50.0.pt")
+    assert checkpoint is not None
+    omega = checkpoint.synapses["omega"].values()
+    assert {tensor.dtype for tensor in omega} == {torch.bfloat16 if coarse else torch.float32}
+    assert any(bool(tensor.any()) for tensor in omega)
+
+
 def test_a_result_from_before_a_setting_goes_on(tmp_path: Path, whole: Result) -> None:
     plan = _plan(tmp_path)
-    settings = {name: value for name, value in whole.settings.items() if name != "keep_step_count"}
+    younger = ("keep_step_count", "coarse_omega")
+    settings = {name: value for name, value in whole.settings.items() if name not in younger}
     write_result(replace(whole, settings=settings, runs=whole.runs[:1]), plan.result)
     assert numbers(resume(plan)) == numbers(whole)
     write_result(replace(whole, settings=settings, runs=whole.runs[:1]), plan.result)

@@ -62,7 +62,7 @@ def test_other_seeds_strengths_and_rivals_stay_within_the_protocol() -> None:
 
 def test_everything_else_is_a_deviation_in_words() -> None:
     shorter = replace(PAPER, xi=0.1, epochs=1, batch_size=32, lr=0.01, tasks=1, limit=200)
-    ours = replace(shorter, fisher_images=9, rivals=("ewc:1",), keep_step_count=True)
+    ours = replace(shorter, fisher_images=9, rivals=("ewc:1",), keep_step_count=True, coarse_omega=True)
     assert deviations(ours, PAPER) == [
         "xi 0.1 instead of 0.001",
         "1 epoch instead of 10",
@@ -71,6 +71,7 @@ def test_everything_else_is_a_deviation_in_words() -> None:
         "1 task instead of 5",
         "Fisher from 9 images instead of our 1024",
         "Adam's count of steps goes on from task to task, as in the authors' code",
+        "omega in bfloat16",
         "only the first 200 images of each task",
     ]
     # Where EWC is not run, nothing is estimated from these images.
@@ -99,9 +100,10 @@ def test_flags_give_every_setting_back() -> None:
         rivals=("ewc:30", "joint"),
         fisher_images=9,
         keep_step_count=True,
+        coarse_omega=True,
     )
     assert [name for name in vars(ours) if getattr(ours, name) == getattr(PAPER, name)] == []
     assert " ".join(flags(ours, PAPER)) == (
         "--seeds 2 --first-seed 5 --c 0.5 --c 1.0 --xi 0.1 --epochs 1 --batch-size 32 --lr 0.01 --tasks 3 --limit 200 "
-        "--rival ewc:30 --rival joint --fisher-images 9 --keep-step-count"
+        "--rival ewc:30 --rival joint --fisher-images 9 --keep-step-count --coarse-omega"
     )

@@ -136,6 +136,10 @@ def _run(
             rich_help_panel=_SETTINGS,
         ),
     ] = False,
+    coarse_omega: Annotated[
+        bool,
+        typer.Option("--coarse-omega", help="Keep omega in bfloat16, in half the memory.", rich_help_panel=_SETTINGS),
+    ] = False,
     quick: _Quick = False,
     device: _Device = "auto",
     workers: _Workers = None,
@@ -166,6 +170,7 @@ def _run(
         "rivals": _rivals(experiment, rival) if rival and isinstance(experiment, Experiment) else rival,
         "fisher_images": fisher_images,
         "keep_step_count": keep_step_count or None,
+        "coarse_omega": coarse_omega or None,
     }
     changes = {key: value for key, value in given.items() if value is not None}
     if isinstance(experiment, Study):

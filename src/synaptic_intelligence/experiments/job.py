@@ -233,9 +233,12 @@ def _optimizer(plan: Plan, method: Method, model: nn.Module, steps_before: int =
 def _synapses(plan: Plan, method: Method, model: nn.Module, optimizer: torch.optim.Optimizer) -> Consolidator | None:
     if method.c is None:
         return None
+    dtype = torch.bfloat16 if plan.settings.coarse_omega else None
     if method.name == "ewc":
-        return Consolidator(model.named_parameters(), optimizer, Fisher(model, cross_entropy, kind="exact"), c=method.c)
-    return SynapticIntelligence(model.named_parameters(), optimizer, c=method.c, xi=plan.settings.xi)
+        fisher = Fisher(model, cross_entropy, kind="exact")
+        return Consolidator(model.named_parameters(), optimizer, fisher, c=method.c, omega_dtype=dtype)
+    xi = plan.settings.xi
+    return SynapticIntelligence(model.named_parameters(), optimizer, c=method.c, xi=xi, omega_dtype=dtype)
 
 
 def _test(plan: Plan, model: nn.Module, stream: Stream) -> list[float]:

@@ -192,7 +192,8 @@ def train_replicates(plan: Plan, loaded: Stream, listen: Callable[[Message], Non
     orders = [torch.Generator().manual_seed(2 * job.seed + 1) for job in jobs]
     optimizer = adam(stack.parameters.values(), lr=plan.settings.lr)
     c = torch.tensor(strengths, dtype=torch.float64, device="cpu")
-    synapses = SynapticIntelligence(stack.parameters.items(), optimizer, c=c, xi=plan.settings.xi)
+    dtype = torch.bfloat16 if plan.settings.coarse_omega else None
+    synapses = SynapticIntelligence(stack.parameters.items(), optimizer, c=c, xi=plan.settings.xi, omega_dtype=dtype)
     records = [Record(baseline=row) for row in _test(plan, stack, stream)]
     # A seed's first task is the same with all strengths: that of the first is told, kept, and taken over by the others.
     first = {job.seed: i for i, job in reversed(list(enumerate(jobs)))}

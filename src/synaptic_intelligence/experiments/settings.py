@@ -30,6 +30,7 @@ class Settings:
         fisher_images: from how many images of each task the rival ``ewc`` estimates the Fisher information.
         keep_step_count: whether Adam, where each task begins with a fresh one, goes on counting its steps, as the
             authors' code does: :func:`~synaptic_intelligence.experiments.optimizers.adam`.
+        coarse_omega: whether omega is bfloat16.
 
     Raises:
         ValueError: a value makes no sense; the message begins with its name.
@@ -52,6 +53,7 @@ class Settings:
     rivals: tuple[str, ...] = ()
     fisher_images: int = 1024
     keep_step_count: bool = False
+    coarse_omega: bool = False
 
     def __post_init__(self) -> None:
         for name in ("seeds", "epochs", "batch_size", "tasks", "limit", "fisher_images"):
@@ -110,6 +112,7 @@ _IN_WORDS: dict[str, Callable[[Settings, Settings], str]] = {
         f"Fisher from {ours.fisher_images} images instead of our {paper.fisher_images}"
     ),
     "keep_step_count": lambda ours, paper: COUNTS_ON,
+    "coarse_omega": lambda ours, paper: "omega in bfloat16",
     "limit": lambda ours, paper: f"only the first {ours.limit} images of each task",
 }
 

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from synaptic_intelligence.arguments import checked_number
-from synaptic_intelligence.functional import consolidated_omega
+from synaptic_intelligence.functional import consolidated_omega_
 from synaptic_intelligence.importance.estimator import TaskEnd
 
 
@@ -50,6 +50,6 @@ class PathIntegral:
     def new_omega(self, end: TaskEnd) -> dict[str, Tensor]:
         """Return ``relu(omega + path / ((theta - anchor)^2 + xi))`` for each parameter."""
         return {
-            name: consolidated_omega(end.omega[name], path, end.parameters[name] - end.anchor[name], self.xi)
+            name: consolidated_omega_(end.omega[name], path, end.parameters[name].detach() - end.anchor[name], self.xi)
             for name, path in end.path.items()
         }

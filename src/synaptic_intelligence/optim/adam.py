@@ -76,6 +76,7 @@ class Adam(_AdamInside, torch.optim.Adam):
         c: strength of the pull, without unit; an option of each group, ``None`` for one without synapses.
         xi: damping, in theta^2; an option of each group.
         synapses: those of another optimizer, which are taken over, and taken off it.
+        omega_dtype: as for :class:`~synaptic_intelligence.Consolidator`: ``torch.bfloat16`` halves omega's memory.
 
     On the CPU the step is compiled at first use, once for a machine. Without a C compiler, on other devices, and for
     parameters that are not float32 or float64, torch's own step is taken, with the synapses around it.
@@ -114,17 +115,18 @@ class Adam(_AdamInside, torch.optim.Adam):
         c: float,
         xi: float,
         synapses: Consolidator | None = None,
+        omega_dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
-        self._put_synapses_inside(c, xi, synapses)
+        self._put_synapses_inside(c, xi, synapses, omega_dtype)
 
 
 @final
 class AdamW(_AdamInside, torch.optim.AdamW):
     """``torch.optim.AdamW`` with the synapses inside: :class:`Adam` with a weight decay of its own.
 
-    Takes what ``torch.optim.AdamW`` takes, and ``c``, ``xi`` and ``synapses`` as :class:`Adam` does.
+    Takes what ``torch.optim.AdamW`` takes, and ``c``, ``xi``, ``synapses`` and ``omega_dtype`` as :class:`Adam` does.
 
     Source: Zenke, Poole, Ganguli 2017; Loshchilov, Hutter 2019, *Decoupled Weight Decay Regularization*.
 
@@ -150,7 +152,8 @@ class AdamW(_AdamInside, torch.optim.AdamW):
         c: float,
         xi: float,
         synapses: Consolidator | None = None,
+        omega_dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
-        self._put_synapses_inside(c, xi, synapses)
+        self._put_synapses_inside(c, xi, synapses, omega_dtype)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 from torch import Tensor
 from torch.optim import Optimizer
 
-from synaptic_intelligence.functional import consolidated_omega
+from synaptic_intelligence.functional import consolidated_omega_
 from synaptic_intelligence.importance import PathIntegral, TaskEnd
 
 
@@ -48,6 +48,6 @@ class GroupPathIntegral:
         """Return ``relu(omega + path / ((theta - anchor)^2 + xi))`` for each parameter."""
         xi = {name: self._xi(self._optimizer.param_groups[self._group_of[name]]) for name in end.path}
         return {
-            name: consolidated_omega(end.omega[name], path, end.parameters[name] - end.anchor[name], xi[name])
+            name: consolidated_omega_(end.omega[name], path, end.parameters[name].detach() - end.anchor[name], xi[name])
             for name, path in end.path.items()
         }

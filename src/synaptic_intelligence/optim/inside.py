@@ -60,7 +60,9 @@ class Inside(OnePass, Optimizer):
 
     # Set up.
 
-    def _put_synapses_inside(self, c: float, xi: float, synapses: Consolidator | None) -> None:
+    def _put_synapses_inside(
+        self, c: float, xi: float, synapses: Consolidator | None, omega_dtype: torch.dtype | None
+    ) -> None:
         """Make the synapses, or take over those of another optimizer; torch's part is made already."""
         strength, damping = checked_number(c, "c", zero_is_fine=True), PathIntegral(xi).xi
         for group in self.param_groups:
@@ -70,7 +72,7 @@ class Inside(OnePass, Optimizer):
                 PathIntegral(group["xi"])  # raises where it is no damping; c is looked at by the consolidator
         self.defaults.update(c=strength, xi=damping)
         self._moving: list[_Moving] | None = None  # prepared for a step of the kernel
-        self._plan, self._all_fit = native.Plan(), False
+        self._plan, self._all_fit = native.Plan(self._rule), False
         self._looked_over: list[native.Row] = []
         self._made = False  # moments in the step that is under way
         self._overflow: Tensor | None = None
@@ -85,7 +87,7 @@ class Inside(OnePass, Optimizer):
         names = {name: group_of[id(p)] for name, p in canonical_parameters(self._names()).items()}
         importance = GroupPathIntegral(self, names)
         if synapses is None:
-            self.synapses = Consolidator(self._names(), self, importance, c=c)
+            self.synapses = Consolidator(self._names(), self, importance, c=c, omega_dtype=omega_dtype)
             self._places = self.synapses._binding.places
             return
         old, their_optimizer = synapses._snapshot(), synapses._binding.optimizer
@@ -95,7 +97,7 @@ class Inside(OnePass, Optimizer):
             )
         synapses.detach()
         try:
-            self.synapses = Consolidator(self._names(), self, importance, c=c)
+            self.synapses = Consolidator(self._names(), self, importance, c=c, omega_dtype=omega_dtype)
             self._places = self.synapses._binding.places
             self._kept.take_over(old, self._kept.checked_copies(old, "synapses"))
             for option, was, now in (("c", old.c, strength), ("xi", old.settings["xi"], damping)):
@@ -194,11 +196,13 @@ class Inside(OnePass, Optimizer):
         return self._all_fit or all(fit or self._settled(*each[1:]) for fit, each in zip(fits, moving, strict=True))
 
     def _rows(self, moving: list[_Moving]) -> list[native.Row]:
-        path, anchor, omega = (named.get for named in self._kinds().values())
+        path, anchor, omega, coarse = (named.get for named in (*self._kinds().values(), _NOTHING))
+        omega, coarse = (coarse, omega) if self._kept.coarse else (omega, coarse)
         return [
             (
                 *(parameter, gradient, path(name), anchor(name), omega(name)),
                 *self._moments(options, self.state.get(parameter, _NOTHING)),
+                coarse(name),
             )
             for options, parameter, name, gradient in moving
         ]
@@ -212,9 +216,10 @@ class Inside(OnePass, Optimizer):
         beside += [(tensors, name) for tensors in self._kinds().values()] if name is not None else []
         for tensors, key in beside:
             tensor = tensors.get(key)
-            if tensor is None or native.alike(tensor, parameter):
+            dtype = torch.bfloat16 if self._kept.coarse and key == name and tensors is self._kept.omega else None
+            if tensor is None or native.alike(tensor, parameter, dtype):
                 continue
-            if not native.of_one_kind(tensor, parameter):
+            if not native.of_one_kind(tensor, parameter, dtype):
                 return False
             # As after loading, or when a network was made channels_last.
             tensors[key] = _like(tensor, parameter)
@@ -463,9 +468,9 @@ def _offer(optimizer: Optimizer, packed: dict[str, Any]) -> dict[str, Any]:
 
 def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """Return the tensor, or a copy of it in the parameter's places where it lies in others."""
-    if native.alike(tensor, parameter):
+    if native.alike(tensor, parameter, tensor.dtype):
         return tensor
-    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+    return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]

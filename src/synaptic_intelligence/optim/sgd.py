@@ -19,7 +19,7 @@ _NOT_YET = "momentum_not_yet"  # in a state_dict alone
 class SGD(Inside, torch.optim.SGD):
     """``torch.optim.SGD`` with the synapses inside: one pass over memory for each step.
 
-    Takes what ``torch.optim.SGD`` takes, and ``c``, ``xi`` and ``synapses`` as
+    Takes what ``torch.optim.SGD`` takes, and ``c``, ``xi``, ``synapses`` and ``omega_dtype`` as
     :class:`~synaptic_intelligence.optim.Adam` does.
 
     Source: Zenke, Poole, Ganguli 2017; Sutskever et al. 2013 (Nesterov's momentum).
@@ -50,10 +50,11 @@ class SGD(Inside, torch.optim.SGD):
         c: float,
         xi: float,
         synapses: Consolidator | None = None,
+        omega_dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, **options)
-        self._put_synapses_inside(c, xi, synapses)
+        self._put_synapses_inside(c, xi, synapses, omega_dtype)
 
     def _kernel_knows_options(self) -> bool:
         return not any(group["differentiable"] for group in self.param_groups)
