@@ -1,4 +1,4 @@
-"""The fast functions on lists of tensors against their plain twins, and the plain ones against numbers by hand."""
+"""The functions in place, on lists of tensors, against their plain twins, and these against numbers by hand."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import torch
 from torch import Tensor
 
 from synaptic_intelligence.functional import (
-    add_surrogate_gradients_,
     consolidated_omega,
-    consolidated_omega_,
-    integrate_paths_,
     path_increment,
     surrogate_gradient,
     surrogate_loss,
 )
+from synaptic_intelligence.in_place import add_surrogate_gradients_, consolidated_omega_, integrate_paths_
 
 SHAPES: list[tuple[int, ...]] = [(), (0,), (1,), (7,), (3, 4), (0, 2), (2, 3, 1, 4)]
 # The dtype of a parameter and its gradient, and that of its path, omega and anchor.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from synaptic_intelligence import native
-from synaptic_intelligence.functional import add_surrogate_gradients_, integrate_paths_
+from synaptic_intelligence.in_place import add_surrogate_gradients_, integrate_paths_
 from synaptic_intelligence.native import Row
 from synaptic_intelligence.strength import Strength, along_first_axis
 

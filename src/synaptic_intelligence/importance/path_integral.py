@@ -8,8 +8,8 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from synaptic_intelligence.arguments import checked_number
-from synaptic_intelligence.functional import consolidated_omega_
 from synaptic_intelligence.importance.estimator import TaskEnd
+from synaptic_intelligence.in_place import consolidated_omega_
 
 
 @final

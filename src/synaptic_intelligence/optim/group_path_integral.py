@@ -8,8 +8,8 @@ from typing import Any, ClassVar, final
 from torch import Tensor
 from torch.optim import Optimizer
 
-from synaptic_intelligence.functional import consolidated_omega_
 from synaptic_intelligence.importance import PathIntegral, TaskEnd
+from synaptic_intelligence.in_place import consolidated_omega_
 
 
 @final
