@@ -6,11 +6,14 @@ of one round. Shown are medians and quartiles of the ratios. The optimizer's ste
 stays, and as part of a whole step of training.
 
 plain      torch's fused Adam, without synapses
-inside     si.optim.Adam, in the first task (path alone) and from the second on (path, anchor, omega)
+inside     si.optim.Adam, in the first task (path alone) and from the second on (path, anchor, omega), then also with
+           omega in bfloat16
 hooks      si.SynapticIntelligence around torch's fused Adam, likewise
 naive      the equations as one would first write them: clones, and a penalty in the loss; from the second task on
 
-Memory is measured in processes of their own. Writes results/step-overhead-DEVICE.json.
+The triad ``a += s b`` is what memory can do: its arrays are together as large as all that a step inside touches, so
+that the caches hold as much of them. Memory is measured in processes of their own, as the most that some steps and the
+end of a task took. Writes results/step-overhead-DEVICE.json.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from synaptic_intelligence.experiments.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 C, XI = 0.1, 0.1
-FORMS = ("plain", "inside, first task", "inside", "hooks, first task", "hooks", "naive")
+FORMS = ("plain", "inside, first task", "inside", "inside, bfloat16", "hooks, first task", "hooks", "naive")
 
 Batch = tuple[Tensor, Tensor]
 
@@ -80,7 +83,7 @@ class Naive:
         self.optimizer = torch.optim.Adam(self.parameters, fused=True)
         self.path = [torch.zeros_like(p) for p in self.parameters]
         self.anchor = [p.detach().clone() for p in self.parameters]
-        self.omega = [torch.rand_like(p) for p in self.parameters]
+        self.omega = [torch.zeros_like(p) for p in self.parameters]
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -97,6 +100,14 @@ class Naive:
             path -= gradient * (p.detach() - old)
             p.grad = gradient  # the task's, as it was
 
+    @torch.no_grad()
+    def consolidate(self) -> None:
+        """End a task."""
+        for i, (p, anchor) in enumerate(zip(self.parameters, self.anchor, strict=True)):
+            self.omega[i] = torch.relu(self.omega[i] + self.path[i] / ((p - anchor) ** 2 + XI))
+        self.anchor = [p.detach().clone() for p in self.parameters]
+        self.path = [torch.zeros_like(p) for p in self.parameters]
+
 
 class Training:
     """A network, its batch and its optimizer in one of the forms."""
@@ -108,15 +119,18 @@ class Training:
         self.device, self.half = device, workload.half
         self.optimizer = self._optimizer(form)
         self.train()
-        if form in ("inside", "hooks"):
+        if form != "plain" and "first" not in form:
             self._consolidate()
             self.train()
 
     def _optimizer(self, form: str) -> torch.optim.Optimizer | Naive:
         if form == "naive":
-            return Naive(self.model)
+            naive = Naive(self.model)
+            self._consolidate = naive.consolidate
+            return naive
         if form.startswith("inside"):
-            optimizer = si.optim.Adam(self.model.named_parameters(), c=C, xi=XI)
+            dtype = torch.bfloat16 if "bfloat16" in form else None
+            optimizer = si.optim.Adam(self.model.named_parameters(), c=C, xi=XI, omega_dtype=dtype)
             self._consolidate = optimizer.consolidate
             return optimizer
         plain = torch.optim.Adam(self.model.parameters(), fused=True)
@@ -172,24 +186,24 @@ def measure(workload: Workload, device: str, rounds: int, block: float) -> dict[
             for form in random.Random(number).sample(FORMS, len(FORMS)):
                 times[form].append(trainings[form].seconds(action[form], count))
             if part == "step":
-                triad.append(_triad(device))
+                triad.append(_triad(device, 7 * parameters // 2))
         found[part] = times
         if part == "step":
             found["triad"] = {"bytes_per_second": triad}
     return {"workload": workload.name, "parameters": parameters, "seconds": found}
 
 
-def _triad(device: str, numbers: int = 2**25) -> float:
-    """Return the bytes per second of ``a = b + s c`` with arrays that fit into no cache."""
-    a, b, c = (torch.ones(numbers, device=device) for _ in range(3))
-    training = [0.0] * 3
-    for i in range(3):
-        start = time.perf_counter()
-        torch.add(b, c, alpha=2.0, out=a)
-        if device != "cpu":
-            torch.get_device_module(device).synchronize()
-        training[i] = time.perf_counter() - start
-    return 3 * a.nbytes / min(training)
+def _triad(device: str, numbers: int) -> float:
+    """Return the bytes per second of ``a += s b``, two reads and a write, for arrays of so many numbers each."""
+    a, b = (torch.ones(numbers, device=device) for _ in range(2))
+    times = max(3, 2**25 // numbers)
+    a.add_(b, alpha=2.0)
+    start = time.perf_counter()
+    for _ in range(times):
+        a.add_(b, alpha=2.0)
+    if device != "cpu":
+        torch.get_device_module(device).synchronize()
+    return 3 * a.nbytes * times / (time.perf_counter() - start)
 
 
 def peak(workload: Workload, form: str, device: str) -> int:
@@ -243,6 +257,8 @@ def main() -> None:
     if asked.memory:
         found = json.loads(file.read_text("utf-8"))
         add_memory(found["rows"], asked.device)
+        # The times keep the environment in which they were measured.
+        found["memory_environment"] = describe_environment(asked.device, torch.get_num_threads(), 1)
         file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         return
     chosen = [workload for workload in workloads if not asked.only or asked.only in workload.name]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from overhead_figure import draw_overhead
+from overhead_figure import draw_overhead, over_triad, peak
 from overhead_figure import overhead as ratios_of
 
 from synaptic_intelligence.paper.page import write_paper
@@ -76,11 +76,21 @@ def overhead(file: Path) -> str:
         for row in found["rows"]:
             cells = ["{1:.2f} ({0:.2f} to {2:.2f})".format(*ratios_of(row, part, form)) for form in forms]
             lines.append(f"| {row['workload']}, {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| | " + " | ".join(forms) + " |", "| :-- |" + " --: |" * len(forms)]
+    for row in found["rows"]:
+        reached = [f"{over_triad(row, form):.2f}" if form in ("inside", "inside, bfloat16") else "" for form in forms]
+        lines.append(f"| {row['workload']}, bytes per second over a triad's | " + " | ".join(reached) + " |")
+    for row in found["rows"]:
+        peaks = [f"{peak(row, form):.1f}" if form in row["peak_bytes"] else "" for form in forms]
+        lines.append(f"| {row['workload']}, peak of memory beyond plain training | " + " | ".join(peaks) + " |")
     machine = f"{found['environment']['cpu_count']} cores ({found['environment']['device_name']})"
     rounds = f"medians and quartiles over {found['rounds']} rounds"
-    return "\n".join(
-        [*lines, "", f"`{found['command']}`, {rounds}, on {machine}: [`{file.name}`](results/{file.name}).", ""]
+    told = (
+        f"`{found['command']}`, {rounds}, on {machine}: [`{file.name}`](results/{file.name}). The triad is `a += s b` "
+        "on arrays as large as what a step touches. Peaks are multiples of the parameters' bytes, with the end of a "
+        "task in them."
     )
+    return "\n".join([*lines, "", told, ""])
 
 
 def workers(file: Path) -> str:

@@ -35,6 +35,23 @@ def overhead(row: dict[str, Any], part: str, form: str) -> list[float]:
     return statistics.quantiles(over, n=4, method="inclusive")
 
 
+# Numbers per parameter that a step of Adam reads and writes, from the second task on.
+_MOVED = {"plain": 7.0, "inside": 11.0, "inside, bfloat16": 10.5}
+
+
+def over_triad(row: dict[str, Any], form: str) -> float:
+    """Return the bytes per second of a form's optimizer step over those of the triad, the median of the rounds."""
+    moved = 4 * _MOVED[form] * row["parameters"]
+    triads, times = row["seconds"]["triad"]["bytes_per_second"], row["seconds"]["step"][form]
+    return float(statistics.median(moved / seconds / triad for seconds, triad in zip(times, triads, strict=True)))
+
+
+def peak(row: dict[str, Any], form: str) -> float:
+    """Return how far a form's peak of memory lies above plain training's, in multiples of the parameters' bytes."""
+    peaks = row["peak_bytes"]
+    return float((peaks[form] - peaks["plain"]) / (4 * row["parameters"]))
+
+
 def draw_overhead(found: dict[str, Any]) -> Figure:
     """Draw the medians, with quartiles, of all workloads: the optimizer's step, and a whole step of training."""
     with matplotlib.rc_context(fname=STYLE):

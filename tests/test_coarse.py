@@ -68,6 +68,7 @@ def test_equals_an_oracle_that_rounds(form: str, kernel: bool) -> None:
             run()
 
 
+@pytest.mark.filterwarnings("ignore:the optimizer steps in several passes")
 @each_form
 @each_optimizer
 def test_inside_is_as_around(name: str, options: dict[str, Any], kernel: bool) -> None:

@@ -548,6 +548,12 @@ def _(folder: Path) -> None:
     load_changed(lambda state: state["omega"]["0.weight"].fill_(torch.nan))
 
 
+@case("state with an omega, but without a task", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(lambda: bench.synapses.load_state_dict({**bench.synapses.state_dict(), "tasks": 0}))
+
+
 @case("state with another `c`", si.SynapseWarning)
 def _(folder: Path) -> None:
     bench = Bench()
@@ -727,6 +733,43 @@ def _(folder: Path) -> None:
     bench.optimizer.load_state_dict(state)
 
 
+@case("an optimizer's state with moments of other shapes", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = InsideBench()
+    state = copy.deepcopy(bench.optimizer.state_dict())
+    state["state"][0]["exp_avg"] = torch.zeros(5)
+    bench.fails(lambda: bench.optimizer.load_state_dict(state))
+
+
+@case("an optimizer's state that was flattened", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = InsideBench()
+    state = copy.deepcopy(bench.optimizer.state_dict())
+    # What torch.distributed.checkpoint's flattening leaves of a group: the options of torch's own optimizer.
+    for group in state["param_groups"]:
+        for name in ("tasks", "steps", "untouched"):
+            del group[name]
+    bench.fails(lambda: bench.optimizer.load_state_dict(state))
+
+
+@case("an optimizer's state that leaves out what is frozen", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = InsideBench()
+    next(bench.model.parameters()).requires_grad_(False)
+    state = copy.deepcopy(bench.optimizer.state_dict())
+    del state["state"][0]
+    bench.optimizer.load_state_dict(state)
+
+
+@case("attaching synapses to an optimizer that has its own", si.SynapseError)
+def _(folder: Path) -> None:
+    bench, others = InsideBench(), Bench()
+    others.synapses.detach()
+    mine = si.optim.Adam(others.model.named_parameters(), c=0.5, xi=0.1)
+    mine.synapses.detach()
+    bench.fails(lambda: others.synapses.attach(mine))
+
+
 @case("copying or pickling an optimizer with synapses inside", TypeError)
 def _(folder: Path) -> None:
     bench = InsideBench()
@@ -742,12 +785,52 @@ def _(folder: Path) -> None:
         InsideBench()
 
 
+@case("a compiler without OpenMP, and several threads", si.SynapseWarning)
+def _(folder: Path) -> None:
+    class Library:
+        """A kernel that is never called here."""
+
+        @staticmethod
+        def shares_work() -> int:
+            return 0
+
+    native.warn_of_one_thread.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "kernel", lambda dtype: Library())
+        patch.setattr(torch, "get_num_threads", lambda: 2)
+        si.optim.Adam(small_model().named_parameters(), c=0.5, xi=0.1)
+    native.warn_of_one_thread.cache_clear()
+
+
+@case("a parameter that the compiled step cannot walk over", si.SynapseWarning)
+def _(folder: Path) -> None:
+    p = nn.Parameter(torch.ones(2, 3).T)
+    optimizer = si.optim.Adam([("p", p)], c=0.5, xi=0.1)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    native.warn_of_no_kernel.cache_clear()
+
+
 # A strength for each replicate.
 
 
 def stacked_synapses(optimizer: Callable[..., torch.optim.Optimizer], *shape: int) -> si.Consolidator:
     p = nn.Parameter(torch.ones(shape))
     return si.SynapticIntelligence([("w", p)], optimizer([p], lr=0.1), c=torch.tensor([0.0, 0.5]), xi=0.1)
+
+
+@case("a strength for each replicate that is no row of them", ValueError)
+def _(folder: Path) -> None:
+    p = nn.Parameter(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="must be on the CPU"):
+        si.SynapticIntelligence([("w", p)], torch.optim.SGD([p]), c=torch.ones(2, device="meta"), xi=0.1)
+    si.SynapticIntelligence([("w", p)], torch.optim.SGD([p]), c=torch.ones(2, 1), xi=0.1)
+
+
+@case("a strength for each replicate inside an optimizer", TypeError)
+def _(folder: Path) -> None:
+    p = nn.Parameter(torch.ones(2, 3))
+    si.optim.Adam([("w", p)], c=torch.ones(2), xi=0.1)  # type: ignore[arg-type]
 
 
 @case("a strength for each replicate, and a parameter that is not stacked", ValueError)

@@ -95,7 +95,16 @@ def test_a_compiler_without_openmp(cache: Path, tmp_path: Path, monkeypatch: pyt
     real = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     refuses = 'for a in "$@"; do [ "$a" = -fopenmp ] && echo no such option >&2 && exit 1; done'
     monkeypatch.setenv("CC", compiler(tmp_path / "cc", f'{refuses}\nexec {real} "$@"'))
-    assert works(build(torch.float32))
+    found = build(torch.float32)
+    assert works(found)
+    monkeypatch.setattr(native, "kernel", lambda dtype: found)
+    native.warn_of_one_thread.cache_clear()
+    native.warn_of_one_thread(torch.float32)  # with one thread there is nothing to say
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    native.warn_of_one_thread.cache_clear()
+    with pytest.warns(si.SynapseWarning, match="knows no OpenMP"):
+        native.warn_of_one_thread(torch.float32)
+    native.warn_of_one_thread.cache_clear()
 
 
 @needs_kernel
@@ -209,6 +218,56 @@ def test_the_twentieth_optimizer_has_the_kernel_and_rates_build_nothing(monkeypa
         assert called == ["adam_step" if number % 3 else "sgd_step"] * 3
         kept.append(optimizer)
     assert build_calls == [torch.float32]
+
+
+@needs_kernel
+def test_what_keeps_the_kernel_from_a_step_is_told_once() -> None:
+    named = [("plain", nn.Parameter(torch.ones(3, 2))), ("turned", nn.Parameter(torch.ones(2, 3).T))]
+    optimizer = inside("Adam", named)
+    for number in range(2):
+        for _, parameter in named:
+            parameter.grad = torch.ones_like(parameter)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.step()
+        assert [w.category for w in caught] == ([] if number else [si.SynapseWarning])
+        assert number or "['turned']" in str(caught[0].message)
+    native.warn_of_no_kernel.cache_clear()
+
+
+# How it is kept.
+
+
+@needs_kernel
+@pytest.mark.parametrize("harm", ["cut", "bit", "empty"])
+def test_a_damaged_file_is_not_loaded_but_built_again(
+    harm: str, cache: Path, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler(tmp_path / "cc", f"cp {ready} step.so"))
+    assert works(build(torch.float32))
+    (kept,) = cache.iterdir()
+    content = bytearray(kept.read_bytes())
+    whole = bytes(content)
+    if harm == "bit":
+        content[len(content) // 2] ^= 1
+    kept.unlink()  # another file: what is loaded already stays as it is
+    kept.write_bytes({"cut": bytes(content[:5000]), "bit": bytes(content), "empty": b""}[harm])
+    assert works(build(torch.float32))
+    assert [path.read_bytes() for path in cache.iterdir()] == [whole]
+
+
+@needs_kernel
+def test_nothing_is_loaded_from_where_others_may_write(
+    cache: Path, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler(tmp_path / "cc", f"cp {ready} step.so"))
+    assert works(build(torch.float32))
+    assert cache.stat().st_mode & 0o777 == 0o700
+    cache.chmod(0o777)
+    assert "others may write to it" in str(build(torch.float32))
+    cache.chmod(0o700)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert "another user's" in str(build(torch.float32))
 
 
 # What it may walk over.

@@ -205,6 +205,15 @@ INLINE int64_t share(int64_t n, int thread, int threads) {
     }                                                                                                                 \
     return skipped;
 
+/* Whether the compiler knew OpenMP, so that threads share the work. */
+int shares_work(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 #define PULLS (tensors[i].coarse ? COARSE : tensors[i].omega ? OMEGA : NONE)
 
 int adam_step(int count, const int64_t *n, const Inside *tensors, const Adam *settings, int threads) {

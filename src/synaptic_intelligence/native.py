@@ -10,6 +10,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from array import array
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ def kernel(dtype: torch.dtype) -> ctypes.CDLL | str:
     """Return the compiled kernel for parameters of this dtype, or why there is none.
 
     It is built at first use and kept in the user's cache folder (``XDG_CACHE_HOME``), for this compiler and processor.
+    What is there is loaded if it is whole, and if nobody else could have written it.
 
     Example:
         >>> kernel(torch.bfloat16)
@@ -88,6 +90,18 @@ def warn_of_no_kernel(reason: str) -> None:
     warn(f"the optimizer steps in several passes over memory, which is slower, with the same numbers: {reason}")
 
 
+@functools.cache
+def warn_of_one_thread(dtype: torch.dtype) -> None:
+    """Warn, once, if the kernel leaves the other threads of torch idle.
+
+    Example:
+        >>> warn_of_one_thread(torch.bfloat16)  # there is no kernel at all
+    """
+    found = kernel(dtype)
+    if not isinstance(found, str) and torch.get_num_threads() > 1 and not found.shares_work():
+        warn("the compiled step has one thread, as the compiler knows no OpenMP: the variable CC names another")
+
+
 def _run(command: Sequence[str], folder: str | None = None) -> str:
     done = subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", cwd=folder)
     return done.stdout
@@ -98,19 +112,37 @@ def _built(compiler: list[str], dtype: torch.dtype) -> Path:
     version = _run([*compiler, "--version"])
     key = "\n".join([source, *compiler, version, *_FLAGS, *_REAL[dtype], platform.machine(), _processor()])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synaptic-intelligence"
-    built = folder / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    if not built.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            (Path(work) / "kernel.c").write_text(source, "utf-8")
-            command = [*compiler, *_FLAGS, *_REAL[dtype], "-shared", "-fPIC", "-o", "step.so", "kernel.c", "-lm"]
-            try:
-                _run([*command, "-fopenmp"], work)
-            except subprocess.CalledProcessError:
-                # Apple's compiler has no OpenMP: one thread, and otherwise the same.
-                _run(command, work)
-            os.replace(Path(work) / "step.so", built)  # whole or not at all, whoever else builds it
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_others(folder)
+    name = f"step-{_digest(key.encode())}"
+    for built in folder.glob(f"{name}-*.so"):
+        if built.name == f"{name}-{_digest(built.read_bytes())}.so":
+            return built
+        built.unlink(missing_ok=True)  # damaged: to load it could end the process
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        (Path(work) / "kernel.c").write_text(source, "utf-8")
+        command = [*compiler, *_FLAGS, *_REAL[dtype], "-shared", "-fPIC", "-o", "step.so", "kernel.c", "-lm"]
+        try:
+            _run([*command, "-fopenmp"], work)
+        except subprocess.CalledProcessError:
+            # Apple's compiler has no OpenMP: one thread, and otherwise the same.
+            _run(command, work)
+        made = Path(work) / "step.so"
+        built = folder / f"{name}-{_digest(made.read_bytes())}.so"
+        os.replace(made, built)  # whole or not at all, whoever else builds it
     return built
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise where another user could have put code into a folder."""
+    if sys.platform != "win32":
+        about = folder.stat()
+        if about.st_uid != os.getuid() or about.st_mode & 0o022:
+            raise OSError(f"{folder} is another user's, or others may write to it: nothing is loaded from there")
 
 
 def _processor() -> str:

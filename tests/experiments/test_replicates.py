@@ -127,6 +127,7 @@ def test_the_runner_gets_the_same_result(
     expected = tiny.start(plan(tmp_path / "jobs", experiment), expected_messages.append)
     found = by_replicates(plan(tmp_path / "replicates", experiment), monkeypatch, heard.append)
     assert found.complete
+    assert (found.environment.get("at_once"), expected.environment.get("at_once")) == (True, None)
     assert _without_paths(found) == _without_paths(expected)
     _assert_paths_agree(found, expected)
     assert sorted(map(_kind, heard)) == sorted(map(_kind, expected_messages))

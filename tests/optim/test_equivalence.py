@@ -184,6 +184,7 @@ def strided(number: int, gradient: Tensor) -> Tensor:
     return wide[..., 0]
 
 
+@pytest.mark.filterwarnings("ignore:the optimizer steps in several passes")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("gradients", [None, transposed, strided])
 @each_optimizer
@@ -197,6 +198,7 @@ def test_any_layout(name: str, options: dict[str, Any], layout: str, gradients: 
         assert bool({"adam_step", "sgd_step"} & {*called}) == (layout not in ("transposed", "slice"))
 
 
+@pytest.mark.filterwarnings("ignore:the optimizer steps in several passes")
 @each_optimizer
 def test_all_layouts_in_one_optimizer(name: str, options: dict[str, Any]) -> None:
     twins = Twins(name, list(LAYOUTS.values()), **options)
@@ -228,6 +230,7 @@ def test_a_network_that_becomes_channels_last_keeps_the_kernel() -> None:
     assert_close(optimizer.synapses.omega.items(), dict(synapses.omega), 1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:the optimizer steps in several passes")
 @needs_kernel
 def test_a_gradient_that_is_a_lazy_negative_is_not_read_as_it_lies() -> None:
     p = nn.Parameter(torch.zeros(1))

@@ -495,6 +495,7 @@ def test_copies_and_pickles_are_refused(name: str) -> None:
             attempt(optimizer)
 
 
+@pytest.mark.filterwarnings("ignore:the optimizer steps in several passes")
 def test_a_sparse_gradient_is_refused() -> None:
     p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     optimizer = inside("Adam", [{"params": [p]}, {"params": [q], "c": None}])
@@ -600,6 +601,7 @@ def test_importance_with_another_strength_leaves_groups_of_their_own() -> None:
     assert [group["c"] for group in optimizer.param_groups] == [0.9, 0.2]
 
 
+@pytest.mark.filterwarnings("ignore:the optimizer steps in several passes")
 def test_a_parameter_that_grows_in_place_is_not_stepped_beyond_its_moments() -> None:
     """Same object, same address: only the shape tells; the kernel would write beyond the end of the buffer."""
     memory, other = torch.zeros(1024), nn.Parameter(torch.ones(2))
@@ -615,6 +617,7 @@ def test_a_parameter_that_grows_in_place_is_not_stepped_beyond_its_moments() -> 
         optimizer.step()
 
 
+@pytest.mark.filterwarnings("ignore:the optimizer steps in several passes")
 @pytest.mark.parametrize("form", ["inside", "hooks"])
 def test_a_parameter_that_is_transposed_in_place_keeps_its_numbers_together(form: str) -> None:
     p = nn.Parameter(torch.arange(16.0).reshape(4, 4).clone())
@@ -658,6 +661,7 @@ def test_a_gradient_that_a_step_hook_replaces_is_the_one_that_is_stepped() -> No
     assert p.tolist() == [-0.5, -0.5]
 
 
+@pytest.mark.filterwarnings("ignore:the optimizer steps in several passes")
 def test_a_gradient_without_memory_is_no_address() -> None:
     p = nn.Parameter(torch.ones(8))
     optimizer = si.optim.SGD([("w", p)], lr=0.1, c=0.5, xi=0.1)

@@ -64,6 +64,8 @@ def run(
         listen(message)
 
     if workers <= 1 and not records and replicates.pay(plan):
+        # Their numbers are those of separate runs but for rounding, and their times are shares.
+        result = replace(result, environment={**result.environment, "at_once": True})
         try:
             replicates.train_replicates(plan, loaded or plan.load(), note)
         except (SynapseError, torch.OutOfMemoryError) as error:

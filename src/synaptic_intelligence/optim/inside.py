@@ -79,8 +79,11 @@ class Inside(OnePass, Optimizer):
         # A GradScaler then unscales the gradients, and skips the step, by itself.
         self._step_supports_amp_scaling = False
         on_cpu = {p.dtype for group in self.param_groups for p in group["params"] if p.device.type == "cpu"}
-        for reason in [found for dtype in on_cpu if isinstance(found := native.kernel(dtype), str)]:
-            native.warn_of_no_kernel(reason)
+        for dtype in on_cpu:
+            native.warn_of_one_thread(dtype)
+            if isinstance(found := native.kernel(dtype), str):
+                native.warn_of_no_kernel(found)
+        self._may_warn = True
         self.named = all("param_names" in group for group in self.param_groups)
         self.register_state_dict_post_hook(_offer, prepend=True)
         group_of = {id(p): i for i, group in enumerate(self.param_groups) for p in group["params"]}
@@ -163,7 +166,17 @@ class Inside(OnePass, Optimizer):
         names = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
         moving = self._look_at(names) if self._kernel_knows_options() else []
         self._moving = moving if moving and self._walks(moving) else None
+        if moving and self._moving is None and self._may_warn:
+            self._warn_of_unfit(moving)
         return self._moving is not None
+
+    def _warn_of_unfit(self, moving: list[_Moving]) -> None:
+        """Say, once, which tensors keep the kernel from a step that it would else take."""
+        self._may_warn = False
+        unfit = [name for _, p, name, gradient in moving if p.is_cpu and not self._settled(p, name, gradient)]
+        known = any(not isinstance(native.kernel(parameter.dtype), str) for _, parameter, _, _ in moving)
+        if unfit and known:
+            native.warn_of_no_kernel(f"it cannot walk over {unfit[:3]}: views, other classes or dtypes (said once)")
 
     def forget(self) -> None:
         """Give up the step that was prepared, if it was not taken."""
