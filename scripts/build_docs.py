@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from coarse_table import coarse_table
 from matplotlib.figure import Figure
 from overhead_figure import draw_overhead, over_triad, peak
 from overhead_figure import overhead as ratios_of
@@ -93,6 +94,11 @@ def overhead(file: Path) -> str:
     return "\n".join([*lines, "", told, ""])
 
 
+def coarse(file: Path) -> str:
+    """Return the table of what omega in bfloat16 changes, from this file and all others beside it that have it."""
+    return coarse_table(sorted(path for path in file.parent.glob("*-mnist*.json")))
+
+
 def workers(file: Path) -> str:
     """Return the table of benchmarks/workers.py."""
     found = json.loads(file.read_text("utf-8"))
@@ -109,6 +115,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "rows": rows,
     "seconds": seconds,
     "overhead": overhead,
+    "coarse": coarse,
     "workers": workers,
 }
 
