@@ -135,7 +135,7 @@ class State:
         self.parameters = {name: self.parameters[name] for name in parameters}
         self._seen = kinds
         if replaced:
-            self._tell_replaced()
+            self.tell_replaced()
         return replaced
 
     def _is_as_seen(self, parameters: Mapping[str, Tensor], kinds: list[Any]) -> bool:
@@ -242,7 +242,7 @@ class State:
         self._skipped.zero_()
         some = {name: (values != 0).any() for name, values in self.omega.items()}
         self.important = {name for name, important in some.items() if bool(important)}
-        self._tell_replaced()
+        self.tell_replaced()
 
     def _move(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
         for named in (self.anchor, self.path):
@@ -252,9 +252,10 @@ class State:
             self.omega[name] = self.omega[name].to(device, self._dtype(self.anchor[name]))
         self._skipped, self._nonfinite = self._skipped.to(device), self._nonfinite.to(device)
         self._versions.pop(name, None)
-        self._tell_replaced()
+        self.tell_replaced()
 
-    def _tell_replaced(self) -> None:
+    def tell_replaced(self) -> None:
+        """Tell who holds these tensors too that others took their places."""
         if self.when_replaced is not None:
             self.when_replaced()
 

@@ -2,69 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from dataclasses import replace
+from functools import partial
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from synaptic_intelligence import native
 from synaptic_intelligence.consolidator import Consolidator
 from synaptic_intelligence.optim.inside import Inside, Params
+from synaptic_intelligence.optim.kind import Kind, Moments, Options
+
+_NAMES = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
-class _AdamInside(Inside):
-    """What Adam and AdamW share: they differ in how weights decay alone."""
+def _known(options: Options) -> bool:
+    return not (options["differentiable"] or options["capturable"])
 
-    moments = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-    needed = ("betas", "eps")
-    _rule: ClassVar[native.Rule] = "adam_step"
-    _decoupled: ClassVar[bool]
 
-    def _kernel_knows_options(self) -> bool:
-        return not any(group["differentiable"] or group["capturable"] for group in self.param_groups)
+def _make(options: Options, state: dict[str, Any], parameter: Tensor) -> None:
+    if "step" not in state:
+        state.update(_offered(options, state, parameter))
 
-    def _make_moments(self, options: dict[str, Any], parameter: Tensor) -> None:
-        state = self.state[parameter]
-        if "step" not in state:
-            state.update(self._offered_moments(options, parameter))
-            self._made = True
 
-    def _lacking(self, options: dict[str, Any], state: Mapping[str, Any]) -> list[str]:
-        names = self.moments if options.get("amsgrad") else self.moments[:3]
-        return [name for name in names if name not in state] if state else []
+def _begin(options: Options, state: dict[str, Any], parameter: Tensor, pull: float, *, decoupled: bool) -> list[float]:
+    _make(options, state, parameter)
+    step, lr, decay = state["step"].item() + 1, float(options["lr"]), options["weight_decay"]
+    state["step"].fill_(step)
+    # Before torch 2.7 this was no option, but the difference of the two classes.
+    (beta1, beta2), decoupled = options["betas"], options.get("decoupled_weight_decay", decoupled)
+    return [
+        *(lr, beta1, beta2, options["eps"]),
+        0.0 if decoupled else decay,
+        1 - lr * decay if decoupled else 1.0,
+        pull,
+        -1.0 if options["maximize"] else 1.0,
+        1 - beta1**step,
+        1 - beta2**step,
+    ]
 
-    def _offered_moments(self, options: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
-        at = parameter.device if options["capturable"] or options["fused"] else torch.device("cpu")
-        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 and not options["fused"] else torch.float32
-        names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if options["amsgrad"] else 2]
-        zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name in names}
-        return {"step": torch.zeros((), dtype=dtype, device=at), **zeros}
 
-    def _moments(self, options: dict[str, Any], state: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
-        largest = state.get("max_exp_avg_sq") if options["amsgrad"] else None
-        return state.get("exp_avg"), state.get("exp_avg_sq"), largest
+def _walked(options: Options, state: Moments) -> tuple[Tensor | None, ...]:
+    largest = state.get("max_exp_avg_sq") if options["amsgrad"] else None
+    return state.get("exp_avg"), state.get("exp_avg_sq"), largest
 
-    def _begin(self, options: dict[str, Any], parameter: Tensor, pull: float) -> list[float]:
-        self._make_moments(options, parameter)
-        count = self.state[parameter]["step"]
-        step, lr, decay = count.item() + 1, float(options["lr"]), options["weight_decay"]
-        count.fill_(step)
-        # Before torch 2.7 this was no option, but the difference of the two classes.
-        (beta1, beta2), decoupled = options["betas"], options.get("decoupled_weight_decay", self._decoupled)
-        return [
-            *(lr, beta1, beta2, options["eps"]),
-            0.0 if decoupled else decay,
-            1 - lr * decay if decoupled else 1.0,
-            pull,
-            -1.0 if options["maximize"] else 1.0,
-            1 - beta1**step,
-            1 - beta2**step,
-        ]
+
+def _offered(options: Options, state: Moments, parameter: Tensor) -> dict[str, Tensor]:
+    at = parameter.device if options["capturable"] or options["fused"] else torch.device("cpu")
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 and not options["fused"] else torch.float32
+    names = _NAMES[1 : 4 if options["amsgrad"] else 3]
+    zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name in names}
+    return {"step": torch.zeros((), dtype=dtype, device=at), **zeros}
+
+
+def _lacking(options: Options, state: Moments) -> list[str]:
+    return [name for name in _NAMES[: 4 if options.get("amsgrad") else 3] if name not in state] if state else []
+
+
+def _settle(state: dict[str, Any]) -> None:
+    """Do nothing: what is offered is what steps work on."""
+
+
+_ADAM = Kind(
+    rule="adam_step",
+    names=_NAMES,
+    needed=("betas", "eps"),
+    known=_known,
+    make=_make,
+    begin=partial(_begin, decoupled=False),
+    walked=_walked,
+    offered=_offered,
+    lacking=_lacking,
+    settle=_settle,
+)
 
 
 @final
-class Adam(_AdamInside, torch.optim.Adam):
+class Adam(Inside, torch.optim.Adam):
     """``torch.optim.Adam`` with the synapses inside: one pass over memory for each step.
 
     Takes what ``torch.optim.Adam`` takes, and gives the same steps as one that
@@ -101,7 +115,7 @@ class Adam(_AdamInside, torch.optim.Adam):
         ['bias', 'weight']
     """
 
-    _decoupled = False
+    kind = _ADAM
 
     def __init__(
         self,
@@ -123,7 +137,7 @@ class Adam(_AdamInside, torch.optim.Adam):
 
 
 @final
-class AdamW(_AdamInside, torch.optim.AdamW):
+class AdamW(Inside, torch.optim.AdamW):
     """``torch.optim.AdamW`` with the synapses inside: :class:`Adam` with a weight decay of its own.
 
     Takes what ``torch.optim.AdamW`` takes, and ``c``, ``xi``, ``synapses`` and ``omega_dtype`` as :class:`Adam` does.
@@ -138,7 +152,7 @@ class AdamW(_AdamInside, torch.optim.AdamW):
         0.1
     """
 
-    _decoupled = True
+    kind = replace(_ADAM, begin=partial(_begin, decoupled=True))
 
     def __init__(
         self,

@@ -2,17 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from synaptic_intelligence import native
 from synaptic_intelligence.consolidator import Consolidator
 from synaptic_intelligence.optim.inside import Inside, Params
+from synaptic_intelligence.optim.kind import Kind, Moments, Options
 
 _NOT_YET = "momentum_not_yet"  # in a state_dict alone
+
+
+def _known(options: Options) -> bool:
+    return not options["differentiable"]
+
+
+def _make(options: Options, state: dict[str, Any], parameter: Tensor) -> None:
+    """Do nothing: torch's first step makes the buffer, which then is the gradient."""
+
+
+def _begin(options: Options, state: dict[str, Any], parameter: Tensor, pull: float) -> list[float]:
+    fresh = 1 - options["dampening"]
+    if options["momentum"] and state.get("momentum_buffer") is None:
+        state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+        fresh = 1.0  # torch does not dampen the first gradient
+    return [
+        *(float(options["lr"]), options["momentum"], fresh, float(options["nesterov"])),
+        *(float(options["weight_decay"]), pull, -1.0 if options["maximize"] else 1.0),
+    ]
+
+
+def _walked(options: Options, state: Moments) -> tuple[Tensor | None, ...]:
+    return (state.get("momentum_buffer") if options["momentum"] else None), None, None
+
+
+def _offered(options: Options, state: Moments, parameter: Tensor) -> dict[str, Tensor]:
+    if not options["momentum"]:
+        return {}
+    offered = {"momentum_buffer": torch.zeros_like(parameter, requires_grad=False)}
+    if options["dampening"]:
+        # The first gradient is not dampened, so a buffer of zeros differs from one that is not there yet.
+        offered[_NOT_YET] = torch.tensor(0.0 if state.get("momentum_buffer") is not None else 1.0)
+    return offered
+
+
+def _lacking(options: Options, state: Moments) -> list[str]:
+    return []
+
+
+def _settle(state: dict[str, Any]) -> None:
+    if state.pop(_NOT_YET, None):
+        state.pop("momentum_buffer", None)
+
+
+_SGD = Kind(
+    rule="sgd_step",
+    names=("momentum_buffer",),
+    needed=("momentum", "dampening"),
+    known=_known,
+    make=_make,
+    begin=_begin,
+    walked=_walked,
+    offered=_offered,
+    lacking=_lacking,
+    settle=_settle,
+)
 
 
 @final
@@ -34,9 +89,7 @@ class SGD(Inside, torch.optim.SGD):
         True
     """
 
-    moments = ("momentum_buffer",)
-    needed = ("momentum", "dampening")
-    _rule: ClassVar[native.Rule] = "sgd_step"
+    kind = _SGD
 
     def __init__(
         self,
@@ -55,39 +108,3 @@ class SGD(Inside, torch.optim.SGD):
     ) -> None:
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, **options)
         self._put_synapses_inside(c, xi, synapses, omega_dtype)
-
-    def _kernel_knows_options(self) -> bool:
-        return not any(group["differentiable"] for group in self.param_groups)
-
-    def _make_moments(self, options: dict[str, Any], parameter: Tensor) -> None:
-        """Do nothing: the first step makes the buffer, which then is the gradient."""
-
-    def _offered_moments(self, options: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
-        if not options["momentum"]:
-            return {}
-        offered = {"momentum_buffer": torch.zeros_like(parameter, requires_grad=False)}
-        if options["dampening"]:
-            # The first gradient is not dampened, so a buffer of zeros differs from one that is not there yet.
-            there = self.state.get(parameter, {}).get("momentum_buffer") is not None
-            offered[_NOT_YET] = torch.tensor(0.0 if there else 1.0)
-        return offered
-
-    def _lacking(self, options: dict[str, Any], state: Mapping[str, Any]) -> list[str]:
-        return []
-
-    def _settle(self, state: dict[str, Any]) -> None:
-        if state.pop(_NOT_YET, None):
-            state.pop("momentum_buffer", None)
-
-    def _moments(self, options: dict[str, Any], state: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
-        return (state.get("momentum_buffer") if options["momentum"] else None), None, None
-
-    def _begin(self, options: dict[str, Any], parameter: Tensor, pull: float) -> list[float]:
-        state, fresh = self.state[parameter], 1 - options["dampening"]
-        if options["momentum"] and state.get("momentum_buffer") is None:
-            state["momentum_buffer"], self._made = torch.zeros_like(parameter, requires_grad=False), True
-            fresh = 1.0  # torch does not dampen the first gradient
-        return [
-            *(float(options["lr"]), options["momentum"], fresh, float(options["nesterov"])),
-            *(float(options["weight_decay"]), pull, -1.0 if options["maximize"] else 1.0),
-        ]

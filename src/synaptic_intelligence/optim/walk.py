@@ -1,0 +1,193 @@
+"""One step of an optimizer with synapses inside, by the kernel: who moves, what it is called with, and the call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from synaptic_intelligence import native
+from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.optim.kind import Kind, Options
+from synaptic_intelligence.state import State
+from synaptic_intelligence.step import Group
+
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+# What a step moves: its group, its state in the optimizer, itself, its name where it has synapses, and its gradient.
+Moving = tuple[Options, dict[str, Any], Tensor, str | None, Tensor]
+
+
+@final
+class Walk:
+    """The steps that the kernel takes: each is prepared first, then taken or forgotten.
+
+    Args:
+        optimizer: whose parameters move.
+        kind: which of torch's it is.
+        kept: the synapses, whose tensors are in the optimizer's state.
+    """
+
+    def __init__(self, optimizer: Optimizer, kind: Kind, kept: State) -> None:
+        self._optimizer, self._kind, self._kept = optimizer, kind, kept
+        self._plan = native.Plan(kind.rule)
+        self._moving: list[Moving] = []
+        self._rows: list[native.Row] = []
+        self._all_fit = False
+        self._may_warn = True
+
+    @property
+    def prepared(self) -> bool:
+        """Whether a step is prepared and not taken yet."""
+        return bool(self._moving)
+
+    def prepare(self, groups: list[Group]) -> bool:
+        """Return whether the kernel takes the next step: where it can step every parameter that moves.
+
+        Raises:
+            SynapseError: the optimizer's state was cleared.
+        """
+        self._refuse_cleared()
+        self.forget()
+        if all(map(self._kind.known, self._optimizer.param_groups)):
+            names = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
+            moving = self._look_at(names)
+            if moving and self._fits(moving):
+                self._moving = moving
+            elif moving and self._may_warn:
+                self._warn_of_unfit(moving)
+        return self.prepared
+
+    def forget(self) -> None:
+        """Give up the step that was prepared, if it was not taken."""
+        self._moving, self._rows = [], []
+
+    def take(self, *, gradients_may_be_others: bool) -> Tensor:
+        """Take the step that was prepared.
+
+        Args:
+            gradients_may_be_others: whether other step hooks may have replaced gradients since.
+
+        Returns:
+            A tensor without dimensions: 1 if an increment of the path was not finite, else 0.
+
+        Raises:
+            SynapseError: a gradient that was replaced is one that the kernel cannot read.
+        """
+        moving = self._looked_at_again() if gradients_may_be_others else self._moving
+        omega, kind, entries = self._kept.omega, self._kind, sum(len(state) for _, state, _, _, _ in moving)
+        settings = [
+            kind.begin(options, state, parameter, 2 * options["c"] if omega and name is not None else 0.0)
+            for options, state, parameter, name, _ in moving
+        ]
+        if not self._all_fit:
+            # For this step alone, a gradient that lies in other places is copied into the parameter's.
+            moving = [(*each[:4], like(each[4], each[2])) for each in moving]
+        # Moments that were made just now are not in the rows yet.
+        as_prepared = self._all_fit and entries == sum(len(state) for _, state, _, _, _ in moving)
+        rows = self._rows if as_prepared else self._as_rows(moving)
+        self.forget()
+        overflow = torch.tensor(int(native.run(kind.rule, rows, settings)))
+        torch.autograd.graph.increment_version([parameter for _, _, parameter, _, _ in moving])
+        return overflow
+
+    def _refuse_cleared(self) -> None:
+        state = self._optimizer.state
+        gone = [name for name, p in self._kept.parameters.items() if "anchor" not in state.get(p, _NOTHING)]
+        if gone:
+            raise SynapseError(
+                f"the state of this optimizer was cleared, and the synapses of {gone} with it: call reset_moments(), "
+                "which puts them back and clears the rest"
+            )
+
+    def _look_at(self, names: Mapping[int, str]) -> list[Moving]:
+        """Return what the next step moves: what has a gradient, or is pulled without one and so has a name here."""
+        moving = []
+        for options in self._optimizer.param_groups:
+            for parameter in options["params"]:
+                gradient, name = parameter.grad, names.get(id(parameter))
+                if gradient is not None or name is not None:
+                    gradient = torch.zeros_like(parameter) if gradient is None else gradient
+                    moving.append((options, self._optimizer.state[parameter], parameter, name, gradient))
+        return moving
+
+    def _looked_at_again(self) -> list[Moving]:
+        important = self._kept.important
+        moving = self._look_at(
+            {
+                id(parameter): name
+                for options, _, parameter, name, _ in self._moving
+                if name is not None and (parameter.grad is not None or (name in important and options["c"] > 0))
+            }
+        )
+        if not self._fits(moving):
+            raise SynapseError(
+                "a step hook of this optimizer has given a parameter or a gradient another dtype or layout: change "
+                "them before the step"
+            )
+        return moving
+
+    def _fits(self, moving: list[Moving]) -> bool:
+        """Return whether the kernel can walk over all of it; bring into their places what lies in others."""
+        self._rows = self._as_rows(moving)
+        fits = self._plan.fits(self._rows)
+        self._all_fit = all(fits)
+        return self._all_fit or all(fit or self._settled(each) for fit, each in zip(fits, moving, strict=True))
+
+    def _as_rows(self, moving: list[Moving]) -> list[native.Row]:
+        kept, walked = self._kept, self._kind.walked
+        wide, coarse = ({}, kept.omega) if kept.coarse else (kept.omega, {})
+        held: tuple[Mapping[Any, Tensor], ...] = (kept.path, kept.anchor, wide, coarse)
+        path, anchor, omega, half = (named.get for named in held)
+        return [
+            (
+                *(parameter, gradient, path(name), anchor(name), omega(name)),
+                *walked(options, state),
+                half(name),
+            )
+            for options, state, parameter, name, gradient in moving
+        ]
+
+    def _settled(self, each: Moving) -> bool:
+        """Return whether the kernel can step a parameter; bring into its places what lies in others."""
+        _, state, parameter, name, gradient = each
+        if not (native.fits(parameter) and native.of_one_kind(gradient, parameter)):
+            return False
+        kept = self._kept
+        beside: list[tuple[dict[str, Any], str]] = [(state, moment) for moment in self._kind.names if moment != "step"]
+        beside += [(tensors, name) for tensors in (kept.path, kept.anchor, kept.omega)] if name is not None else []
+        for tensors, key in beside:
+            tensor = tensors.get(key)
+            dtype = torch.bfloat16 if kept.coarse and tensors is kept.omega else None
+            if tensor is None or native.alike(tensor, parameter, dtype):
+                continue
+            if not native.of_one_kind(tensor, parameter, dtype):
+                return False
+            # As after loading, or when a network was made channels_last.
+            tensors[key] = like(tensor, parameter)
+            kept.tell_replaced()
+        return True
+
+    def _warn_of_unfit(self, moving: list[Moving]) -> None:
+        """Say, once, which tensors keep the kernel from a step that it would else take."""
+        self._may_warn = False
+        unfit = [each[3] for each in moving if each[2].is_cpu and not self._settled(each)]
+        known = any(not isinstance(native.kernel(each[2].dtype), str) for each in moving)
+        if unfit and known:
+            native.warn_of_no_kernel(f"it cannot walk over {unfit[:3]}: views, other classes or dtypes (said once)")
+
+
+def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return the tensor, or a copy of it in the parameter's places where it lies in others.
+
+    Example:
+        >>> like(torch.ones(3, 2).T, torch.ones(2, 3)).stride()
+        (3, 1)
+    """
+    if native.alike(tensor, parameter, tensor.dtype):
+        return tensor
+    return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
