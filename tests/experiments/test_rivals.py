@@ -439,7 +439,8 @@ def test_ewc_has_the_strength_that_the_committed_search_found() -> None:
     assert len(found) == 6
     best = max(found.values())
     assert f"ewc:{min(c for c, reached in found.items() if reached >= best - 0.001):g}" in PERMUTED_MNIST.paper.rivals
-    synapses = [
-        r for r in read_result(searches[0]).complete_runs + read_result(searches[1]).complete_runs if r.c == 0.1
-    ]
-    assert all(fmean(run.accuracy[-1]) < best for run in synapses)
+    synapses = {run.c: fmean(run.accuracy[-1]) for run in every if run.method == "si" and run.c is not None}
+    # What the page says of the two.
+    assert best - 0.01 < max(synapses.values()) < best
+    assert max(synapses, key=lambda c: synapses[c]) >= 1.0
+    assert synapses[0.1] < max(synapses.values()) - 0.01
