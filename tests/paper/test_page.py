@@ -59,6 +59,10 @@ def test_each_outcome_has_its_figure_its_numbers_and_its_origin(tmp_path: Path, 
         assert f"(../results/{name}.json)" in text
         assert (tmp_path / "docs" / f"../results/{name}.json").exists()
     assert "| average accuracy, c = 0.1 | 0.969 | 0.965 (1 seed) | -0.004 |" in text
+    # Only what stands beside a main result has a heading of its own.
+    assert [line for line in text.splitlines() if line.startswith("### ")] == [
+        "### Beside the protocol: 2 epochs instead of 20"
+    ]
     assert "`synaptic run split-mnist`, 2.0 seconds of training (90.0 seconds by the clock) on a machine, torch" in text
 
 

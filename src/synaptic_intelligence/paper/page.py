@@ -84,7 +84,8 @@ def write_paper(
                 search.append((path, outcome))
                 continue
             figure = drawn(sections[name].draw(outcome), _stem(name, path))
-            parts.append(_shown(sections[name], path, outcome, figure, results))
+            heading = f"### Beside the protocol: {'; '.join(outcome.deviations)}\n\n" if parts else ""
+            parts.append(heading + _shown(sections[name], path, outcome, figure, results))
         if search:
             figure = drawn(draw_search([outcome for _, outcome in search]), f"{name}-search")
             parts.append(_shown_search(search, figure, results))
@@ -154,7 +155,7 @@ def _shown_search(search: list[tuple[Path, Result]], figure: str, results: str) 
     said = "".join(f"**{text}**\n\n" for text in said_of_search(outcomes))
     origin = "\n".join(f"- {made(outcome)}: [`{path.name}`]({results}{path.name})." for path, outcome in search)
     return (
-        f"{said}![{outcomes[0].title}: search for a strength]({figure})\n\n{markdown_rows(search_rows(outcomes))}\n"
+        f"### The search for strengths\n\n{said}![{outcomes[0].title}: search for a strength]({figure})\n\n{markdown_rows(search_rows(outcomes))}\n"
         f"Made by\n{origin}\n"
     )
 
