@@ -78,7 +78,8 @@ def write_paper(
             written.append(folder / path)
             return path.as_posix()
 
-        parts, search = [], []
+        parts: list[str] = []
+        search: list[tuple[Path, Result]] = []
         for path, outcome in outcomes.get(name, []):
             if isinstance(outcome, Result) and path.stem.startswith(f"{name}-search"):
                 search.append((path, outcome))
@@ -155,8 +156,8 @@ def _shown_search(search: list[tuple[Path, Result]], figure: str, results: str) 
     said = "".join(f"**{text}**\n\n" for text in said_of_search(outcomes))
     origin = "\n".join(f"- {made(outcome)}: [`{path.name}`]({results}{path.name})." for path, outcome in search)
     return (
-        f"### The search for strengths\n\n{said}![{outcomes[0].title}: search for a strength]({figure})\n\n{markdown_rows(search_rows(outcomes))}\n"
-        f"Made by\n{origin}\n"
+        f"### The search for strengths\n\n{said}![{outcomes[0].title}: search for a strength]({figure})\n\n"
+        f"{markdown_rows(search_rows(outcomes))}\nMade by\n{origin}\n"
     )
 
 
