@@ -231,7 +231,7 @@ def test_what_keeps_the_kernel_from_a_step_is_told_once() -> None:
             warnings.simplefilter("always")
             optimizer.step()
         assert [w.category for w in caught] == ([] if number else [si.SynapseWarning])
-        assert number or "['turned']" in str(caught[0].message)
+        assert number or "walk over 'turned'" in str(caught[0].message)
     native.warn_of_no_kernel.cache_clear()
 
 
@@ -265,7 +265,13 @@ def test_nothing_is_loaded_from_where_others_may_write(
     assert cache.stat().st_mode & 0o777 == 0o700
     cache.chmod(0o777)
     assert "others may write to it" in str(build(torch.float32))
-    cache.chmod(0o700)
+    cache.chmod(0o755)
+    (kept,) = cache.iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o700
+    kept.chmod(0o770)
+    assert f"chmod go-w {kept}" in str(build(torch.float32))
+    kept.chmod(0o700)
+    assert works(build(torch.float32))
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     assert "another user's" in str(build(torch.float32))
 
@@ -389,3 +395,28 @@ def test_only_the_place_of_a_coarse_omega_may_hold_bfloat16() -> None:
     assert native.Plan("pull").fits([(one, one, one, coarse, one, one, None)]) == [False]
     assert native.Plan("pull").fits([(one, one, one, None, one, one, one)]) == [False]
     assert native.Plan("integrate_all").fits([(one, one, one, coarse)]) == [False]
+
+
+@needs_kernel
+def test_a_call_without_what_a_rule_needs_is_refused_before_it_can_do_harm() -> None:
+    one, adam = torch.ones(4), [0.1] * 10
+    good = (one, one, one, one, one, one, one, None, None)
+    for missing in (0, 1, 3, 5, 6):
+        row = tuple(None if i == missing else tensor for i, tensor in enumerate(good))
+        with pytest.raises(ValueError, match="cannot do without"):
+            native.run("adam_step", [row], [adam])
+    with pytest.raises(ValueError, match="2 rows of tensors and 1 of numbers"):
+        native.run("adam_step", [good, good], [adam])
+    with pytest.raises(ValueError, match=r"takes \(9, 10\)"):
+        native.run("adam_step", [good[:8]], [adam])
+    with pytest.raises(ValueError, match="nor an omega without its anchor"):
+        native.run("pull", [(one, one, None, None, one, None, one.bfloat16())], [[1.0]])
+
+
+@needs_kernel
+def test_a_parameter_that_is_a_lazy_negative_is_looked_at_again() -> None:
+    parameter, one = torch.ones(4), torch.ones(4)
+    plan, row = native.Plan("integrate_all"), [(parameter, one, one, one)]
+    assert plan.fits(row) == [True]
+    parameter.data = torch._neg_view(parameter.data)
+    assert plan.fits(row) == [False]

@@ -227,6 +227,7 @@ def _check(path: Path, file: ImportanceFile, shapes: object) -> None:
         for name, tensor in named.items():
             known = (torch.float32, torch.float64, *([torch.bfloat16] if kind == "omega" else []))
             if tensor.dtype not in known or not bool(tensor.isfinite().all()):
-                raise ValueError(f"{path} has {kind} of {name!r} that is not finite float32 or float64 numbers")
+                also = ", or bfloat16" if kind == "omega" else ""
+                raise ValueError(f"{path} has {kind} of {name!r} that is not finite float32 or float64{also} numbers")
             if kind == "omega" and bool((tensor < 0).any()):
                 raise ValueError(f"{path} has a negative omega for {name!r}")

@@ -45,8 +45,9 @@ class Consolidator:
         importance: how importance is estimated, such as ``PathIntegral(xi)`` or ``Fisher(model, loss, kind=...)``.
         c: strength of the pull, without unit; zero turns the pull off. It may be set at any time. Where networks are
             trained side by side, stacked along a leading axis of every parameter, a tensor ``[R]`` gives each its own.
-        omega_dtype: ``torch.bfloat16`` keeps omega in two bytes a number; None: as path and anchor. What that changes
-            is measured: see README.
+        omega_dtype: ``torch.bfloat16`` keeps omega in two bytes a number; None: as path and anchor. It is rounded when
+            a task ends, so what a task adds is lost where it is below 1/512 of what is there; README has what that
+            changed.
 
     Raises:
         TypeError: LBFGS, complex or uninitialised parameters, or arguments of the wrong type; with a tensor ``c``, an
@@ -215,7 +216,8 @@ class Consolidator:
         refuse_nonfinite(state.parameters, "parameter")
         state.warn_of_nonfinite()
         self._warn_of_no_penalty()
-        omega = estimator.new_omega(TaskEnd(state.parameters, state.anchor, state.path, state.omega_or_zeros(), data))
+        end = TaskEnd(state.parameters, state.anchor, state.path, state.omega_or_zeros(), data)
+        omega = dict(estimator.new_omega(end))
         if {n: t.shape for n, t in omega.items()} != {n: t.shape for n, t in state.anchor.items()}:
             raise SynapseError(f"{estimator.name} did not give an omega of the right shape for every parameter")
         refuse_nonfinite(omega, "new omega of")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from itertools import chain, compress
 from operator import attrgetter, not_
@@ -43,6 +43,14 @@ _FIELDS: dict[Rule, tuple[int, int]] = {
     "sgd_step": (9, 7),
     "pull": (7, 1),
     "integrate_all": (4, 1),
+}
+
+# Which of the tensors a rule cannot do without: an address of 0 in their place would end the process.
+_NEEDED: dict[Rule, tuple[int, ...]] = {
+    "adam_step": (0, 1, 5, 6),
+    "sgd_step": (0, 1),
+    "pull": (0, 4),
+    "integrate_all": (0, 1, 2, 3),
 }
 
 # The last tensor of these rules is an omega in bfloat16; all others are of the parameter's dtype.
@@ -116,6 +124,7 @@ def _built(compiler: list[str], dtype: torch.dtype) -> Path:
     _refuse_others(folder)
     name = f"step-{_digest(key.encode())}"
     for built in folder.glob(f"{name}-*.so"):
+        _refuse_others(built)
         if built.name == f"{name}-{_digest(built.read_bytes())}.so":
             return built
         built.unlink(missing_ok=True)  # damaged: to load it could end the process
@@ -128,6 +137,7 @@ def _built(compiler: list[str], dtype: torch.dtype) -> Path:
             # Apple's compiler has no OpenMP: one thread, and otherwise the same.
             _run(command, work)
         made = Path(work) / "step.so"
+        made.chmod(0o700)
         built = folder / f"{name}-{_digest(made.read_bytes())}.so"
         os.replace(made, built)  # whole or not at all, whoever else builds it
     return built
@@ -137,12 +147,15 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _refuse_others(folder: Path) -> None:
-    """Raise where another user could have put code into a folder."""
+def _refuse_others(path: Path) -> None:
+    """Raise where another user could have put code into a folder or a file."""
     if sys.platform != "win32":
-        about = folder.stat()
+        about = path.stat()
         if about.st_uid != os.getuid() or about.st_mode & 0o022:
-            raise OSError(f"{folder} is another user's, or others may write to it: nothing is loaded from there")
+            raise OSError(
+                f"{path} is another user's, or others may write to it, so it is not loaded: chmod go-w {path}, or name "
+                "another folder in XDG_CACHE_HOME"
+            )
 
 
 def _processor() -> str:
@@ -277,7 +290,7 @@ def _look(rows: Sequence[Row]) -> list[Any] | None:
     every = [*held, *given]
     if {*map(_layout, every)} != {torch.strided} or not all(map(_on_cpu, every)):
         return None
-    if any(map(Tensor.is_neg, given)) or 0 in map(Tensor.data_ptr, given):
+    if any(map(Tensor.is_neg, every)) or 0 in map(Tensor.data_ptr, given):
         return None
     contiguous = [*map(Tensor.is_contiguous, every)]
     found = [*kinds, *map(Tensor.data_ptr, held), *map(Tensor.numel, every), *map(_dtype, every), *contiguous]
@@ -295,6 +308,14 @@ def _row_fits(row: Row, rule: Rule) -> bool:
         and all(other is None or alike(other, parameter) for other in others)
         and (coarse is None or alike(coarse, parameter, torch.bfloat16))
     )
+
+
+def _pulled_from_nowhere(rule: Rule) -> Callable[[Row], bool]:
+    """Return whether a row of this rule has an omega, but no anchor."""
+    if rule not in _COARSE:
+        return lambda row: False
+    anchor = 2 if rule == "pull" else 3
+    return lambda row: row[anchor] is None and not (row[anchor + 1] is None and row[-1] is None)
 
 
 def run(rule: Rule, rows: Sequence[Row], settings: Sequence[Sequence[float]]) -> bool:
@@ -317,6 +338,10 @@ def run(rule: Rule, rows: Sequence[Row], settings: Sequence[Sequence[float]]) ->
     """
     if {*map(len, rows)} - {_FIELDS[rule][0]} or {*map(len, settings)} - {_FIELDS[rule][1]}:
         raise ValueError(f"{rule} takes {_FIELDS[rule]} tensors and numbers for each parameter")
+    if len(rows) != len(settings):
+        raise ValueError(f"{rule} was given {len(rows)} rows of tensors and {len(settings)} of numbers")
+    if any(row[i] is None for i in _NEEDED[rule] for row in rows) or any(map(_pulled_from_nowhere(rule), rows)):
+        raise ValueError(f"{rule} cannot do without its tensors {_NEEDED[rule]}, nor an omega without its anchor")
     parameters = [row[0] for row in rows if row[0] is not None]
     if len({*map(_dtype, parameters)}) > 1:
         dtypes = [parameter.dtype for parameter in parameters]

@@ -42,11 +42,9 @@ def pass_before(rows: Sequence[Row], c: Strength, *, integrates: bool, plan: nat
     for _, gradient, _, _, given, *_ in slow:
         assert given is not None
         given.zero_() if gradient is None else given.copy_(gradient)
-    wide = [row for row in slow if row[3] is not None]
-    # One by one, as each omega is widened for it.
-    for pulled in ([wide] if wide else []) + [[row] for row in slow if row[6] is not None]:
-        parameters, _, anchors, omegas, used, work, coarse = _columns(pulled)
-        omegas = omegas or [omega.to(tensor.dtype) for omega, tensor in zip(coarse, work, strict=True)]
+    pulled = [(*row[:3], row[6] if row[3] is None else row[3], *row[4:6]) for row in slow if row[2] is not None]
+    if pulled:
+        parameters, _, anchors, omegas, used, work = _columns(pulled)
         many = [along_first_axis(c, tensor) for tensor in work] if isinstance(c, tuple) else c
         add_surrogate_gradients_(used, parameters, anchors, omegas, many, work)
     if integrates and slow:

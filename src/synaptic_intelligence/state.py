@@ -68,6 +68,11 @@ class State:
             name: torch.zeros_like(anchor, dtype=self._dtype(anchor)) for name, anchor in self.anchor.items()
         }
 
+    def _rounded(self, omega: Tensor, like: Tensor) -> Tensor:
+        dtype = self._dtype(like)
+        # What is finite stays finite: the largest float32 would round to infinity.
+        return omega.clamp(max=torch.finfo(dtype).max).to(dtype) if dtype != omega.dtype else omega
+
     def _dtype(self, like: Tensor) -> torch.dtype:
         """Return the dtype of omega."""
         return torch.bfloat16 if self.coarse else like.dtype
@@ -236,8 +241,9 @@ class State:
         self.accept_any_weights()
 
     def _begin_task(self, omega: Named, *, tasks: int, steps: int) -> None:
-        # Even in half the memory nothing that has importance loses it: bfloat16 has the range of float32.
-        self.omega = {name: values.to(self._dtype(self.anchor[name])) for name, values in omega.items()}
+        self.omega = {}
+        for name in list(omega):  # one by one, so that a wide one is gone before the next is rounded
+            self.omega[name] = self._rounded(omega.pop(name), self.anchor[name])
         self.tasks, self._steps, self.untouched = tasks, steps, False
         self._skipped.zero_()
         some = {name: (values != 0).any() for name, values in self.omega.items()}

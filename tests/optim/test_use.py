@@ -683,3 +683,85 @@ def test_synapses_that_were_taken_over_are_of_no_use_and_say_so(tmp_path: Path) 
         with pytest.raises(si.SynapseError, match=r"optimizer\.synapses"):
             use()
     assert optimizer.synapses.c == 2.0
+
+
+@pytest.mark.parametrize("form", ["hooks", "inside"])
+def test_a_hook_that_takes_itself_off_may_still_replace_a_gradient(form: str) -> None:
+    p = nn.Parameter(torch.ones(3))
+    if form == "inside":
+        optimizer: Any = inside("SGD", [("p", p)], lr=1.0)
+        synapses = optimizer.synapses
+    else:
+        optimizer = torch.optim.SGD([p], lr=1.0)
+        synapses = si.SynapticIntelligence([("p", p)], optimizer, c=C, xi=XI)
+
+    def once(*_: Any) -> None:
+        handle.remove()
+        p.grad = torch.zeros(3)
+
+    handle = optimizer.register_step_pre_hook(once)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert p.tolist() == [1.0] * 3
+    assert synapses.path["p"].tolist() == [0.0] * 3
+
+
+@each_name
+def test_a_moment_that_is_missing_is_an_error_and_no_address(name: str) -> None:
+    """As in torch; of SGD it is made anew."""
+    p = nn.Parameter(torch.ones(3))
+    optimizer = inside(name, [("p", p)], lr=0.1, **({"momentum": 0.9} if name == "SGD" else {}))
+    moment = "momentum_buffer" if name == "SGD" else "exp_avg"
+    for _ in range(2):
+        p.grad = torch.ones(3)
+        optimizer.step()
+        if name == "SGD":
+            optimizer.state[p].pop(moment, None)
+    if name == "SGD":
+        return
+    del optimizer.state[p][moment]
+    with pytest.raises(KeyError, match=moment):
+        optimizer.step()
+
+
+def test_amsgrad_that_is_turned_on_in_mid_run_is_an_error_as_in_torch() -> None:
+    for make in (lambda p: torch.optim.Adam([p]), lambda p: inside("Adam", [("p", p)])):
+        p = nn.Parameter(torch.ones(3))
+        optimizer = make(p)
+        p.grad = torch.ones(3)
+        optimizer.step()
+        optimizer.param_groups[0]["amsgrad"] = True
+        with pytest.raises(KeyError, match="max_exp_avg_sq"):
+            optimizer.step()
+
+
+def test_a_momentum_that_is_none_is_one_that_is_not_there() -> None:
+    """As older states of SGD have it."""
+    ends = []
+    for optimizer_of in (lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9), None):
+        p = nn.Parameter(torch.zeros(2))
+        optimizer: Any = optimizer_of(p) if optimizer_of else inside("SGD", [("p", p)], lr=0.1, momentum=0.9)
+        optimizer.state[p]["momentum_buffer"] = None
+        for _ in range(3):
+            p.grad = torch.ones(2)
+            optimizer.step()
+        ends.append(p.detach().clone())
+    assert torch.allclose(ends[0], ends[1])
+
+
+def test_before_the_first_step_the_state_has_the_weights_as_they_are_now() -> None:
+    model, optimizer = begin()
+    with torch.no_grad():
+        next(model.parameters()).fill_(7.0)
+    anchor = optimizer.state_dict()["state"][0]["anchor"]
+    assert bool((anchor == 7.0).all())
+    assert same(anchor, optimizer.synapses.anchor["0.weight"].clone())
+
+
+def test_synapses_that_get_another_dtype_of_omega_say_so() -> None:
+    model = small_model(torch.float32)
+    first = inside("Adam", model.named_parameters(), omega_dtype=torch.bfloat16)
+    with pytest.warns(
+        si.SynapseWarning, match="omega_dtype of the synapses that are taken over was torch.bfloat16: now"
+    ):
+        inside("Adam", model.named_parameters(), synapses=first.synapses)

@@ -17,6 +17,7 @@ from synaptic_intelligence.data import DataError
 from synaptic_intelligence.experiments import Study
 from synaptic_intelligence.experiments.folder import RefusedError
 from synaptic_intelligence.experiments.lock import alone_in
+from synaptic_intelligence.experiments.settings import option
 from synaptic_intelligence.experiments.study import StudySettings, run_study, study_deviations
 from synaptic_intelligence.findings import write_findings
 
@@ -112,7 +113,7 @@ def study_settings(study: Study, quick: bool, given: dict[str, Any]) -> StudySet
         ValueError: something was given that this study does not have; or fewer than one seed.
     """
     own = ["seeds"] if study.seeded else []
-    foreign = [f"--{'rival' if name == 'rivals' else name.replace('_', '-')}" for name in given if name not in own]
+    foreign = [option(name) for name in given if name not in own]
     if foreign:
         takes = ", ".join([*(f"--{name}" for name in own), "--quick", "--threads"])
         raise ValueError(f"{', '.join(foreign)}: {study.name} takes {takes} and the folders alone")

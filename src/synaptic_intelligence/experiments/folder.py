@@ -11,7 +11,7 @@ from synaptic_intelligence.experiments.checkpoint import checkpoint_path, read_c
 from synaptic_intelligence.experiments.environment import describe_environment
 from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.experiments.plan import Job, Plan, Record
-from synaptic_intelligence.experiments.settings import Settings, deviations
+from synaptic_intelligence.experiments.settings import Settings, deviations, option
 from synaptic_intelligence.result import Result, read_result, write_result
 
 # Of the environment these decide the numbers, to the last bit, as the settings do.
@@ -96,7 +96,7 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
     for name in _DECISIVE:
         now[name], then[name] = environment[name], result.environment.get(name)
     differing = [
-        f"{name} was {_shown(then.get(name))} and is {_shown(now.get(name))}"
+        f"{_called(name)} was {_shown(then.get(name))} and is {_shown(now.get(name))}"
         for name in {**now, **then}
         if now.get(name) != then.get(name)
     ]
@@ -114,7 +114,7 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
     result = replace(result, environment=_with_sitting(result.environment, environment))
     write_result(result, plan.result)
     trained = {job: checkpoint.record for job, checkpoint in found.items() if checkpoint is not None}
-    return result, {**_complete(result), **trained}
+    return result, {**trained, **_complete(result)}
 
 
 def _complete(result: Result) -> dict[Job, Record]:
@@ -179,7 +179,16 @@ def _without_result(plan: Plan) -> RefusedError:
 
 
 def _settings(plan: Plan) -> dict[str, JSON]:
-    return {**plan.settings.as_json(), **plan.experiment.protocol}
+    counting = {"optimizer": "Adam, moments fresh for each task, its count of steps not"}
+    return {
+        **plan.settings.as_json(),
+        **plan.experiment.protocol,
+        **(counting if plan.settings.keep_step_count else {}),
+    }
+
+
+def _called(name: str) -> str:
+    return option(name) if name in Settings.__dataclass_fields__ else name
 
 
 def _shown(value: JSON) -> str:

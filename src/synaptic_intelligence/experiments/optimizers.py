@@ -22,13 +22,27 @@ def steps_before(settings: Settings, stream: Stream, task: int) -> int:
     return sum(settings.epochs * math.ceil(len(data.train_targets) / settings.batch_size) for data in stream[:task])
 
 
+def step_length(step: int) -> float:
+    """Return how long a task's step is where the count goes on, over its length with a fresh Adam, gradients alike.
+
+    Args:
+        step: of the task, counted from 1.
+
+    Source: Kingma and Ba 2015, algorithm 1: its two corrections of the moments, with its default rates.
+
+    Example:
+        >>> [round(step_length(step), 2) for step in (1, 12, 100, 1000)]
+        [3.16, 6.57, 3.24, 1.26]
+    """
+    return float((1 - 0.9**step) / math.sqrt(1 - 0.999**step))
+
+
 def adam(parameters: Iterable[nn.Parameter], *, lr: float, steps_before: int = 0) -> torch.optim.Adam:
     """Return Adam with moments of zero, fused where torch can.
 
     The authors' code begins a task with moments of zero too, but leaves the count of the steps, by which Adam corrects
     the moments' bias towards zero, where it was. Nothing is corrected then, and as the second moment grows more slowly
-    than the first, the steps of a task's first epochs are longer than the learning rate: three times at once, six times
-    after some ten steps.
+    than the first, the first steps of a task are longer: by :func:`step_length`.
 
     Args:
         parameters: what is trained.

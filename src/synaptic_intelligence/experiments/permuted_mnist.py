@@ -40,7 +40,7 @@ PAPER = Settings(
 """The settings of the paper and of its authors' code.
 
 The strength of EWC is from a search on three tasks of five epochs, in powers of ten
-(results/permuted-mnist-ewc-search*.json): the smallest whose average accuracy lies within 0.001 of the best.
+(results/permuted-mnist-search-*.json): the smallest whose average accuracy lies within 0.001 of the best.
 """
 
 

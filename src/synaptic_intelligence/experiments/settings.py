@@ -29,7 +29,8 @@ class Settings:
         rivals: what the synapses are compared with, as ``Method.parse`` reads it; may be empty.
         fisher_images: from how many images of each task the rival ``ewc`` estimates the Fisher information.
         keep_step_count: whether Adam, where each task begins with a fresh one, goes on counting its steps, as the
-            authors' code does: :func:`~synaptic_intelligence.experiments.optimizers.adam`.
+            authors' code does: :func:`~synaptic_intelligence.experiments.optimizers.adam`. From scratch it begins anew
+            there too.
         coarse_omega: whether omega is bfloat16.
 
     Raises:
@@ -62,10 +63,11 @@ class Settings:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         # Each seed gives three generators: 2 * seed, 2 * seed + 1 and 2^31 + seed, of which the CPU's keep 32 bits.
         # These are different ones as long as the first two stay below the third.
-        if self.first_seed < 0 or self.first_seed + self.seeds > 2**30:
+        if not 0 <= self.first_seed < 2**30:
+            raise ValueError(f"first_seed must be from 0 to 2^30 - 1, not {self.first_seed}")
+        if self.first_seed + self.seeds > 2**30:
             raise ValueError(
-                f"first_seed must be 0 or more, and the last seed below 2^30: not {self.first_seed} with "
-                f"{self.seeds} seed{'s'[: self.seeds != 1]}"
+                f"seeds: the last must be below 2^30, so {self.seeds} from {self.first_seed} on are too many"
             )
         for name in ("xi", "lr"):
             value = getattr(self, name)
@@ -100,7 +102,7 @@ class Settings:
 _OPTIONS = {"rivals": "rival"}
 
 COUNTS_ON = "Adam's count of steps goes on from task to task, as in the authors' code"
-"""The one deviation from the paper's words that goes towards its authors' numbers."""
+"""The one deviation from the paper's words that its authors' code has."""
 
 _IN_WORDS: dict[str, Callable[[Settings, Settings], str]] = {
     "xi": lambda ours, paper: f"xi {exact(ours.xi)} instead of {exact(paper.xi)}",

@@ -83,7 +83,7 @@ class Fisher:
             )
         names = {own[id(p)]: name for name, p in end.parameters.items() if p.requires_grad}
         theta = {inner: end.parameters[name] for inner, name in names.items()}
-        total = {name: torch.zeros_like(omega) for name, omega in end.omega.items()}
+        total = {name: torch.zeros_like(anchor) for name, anchor in end.anchor.items()}  # omega may have few digits
         samples, squares = 0, self._squares
         with _undisturbed(self.model), torch.enable_grad():
             for inputs, targets in _batches(end.data):

@@ -26,7 +26,6 @@ def _make(options: Options, state: dict[str, Any], parameter: Tensor) -> None:
 
 
 def _begin(options: Options, state: dict[str, Any], parameter: Tensor, pull: float, *, decoupled: bool) -> list[float]:
-    _make(options, state, parameter)
     step, lr, decay = state["step"].item() + 1, float(options["lr"]), options["weight_decay"]
     state["step"].fill_(step)
     # Before torch 2.7 this was no option, but the difference of the two classes.
@@ -43,8 +42,8 @@ def _begin(options: Options, state: dict[str, Any], parameter: Tensor, pull: flo
 
 
 def _walked(options: Options, state: Moments) -> tuple[Tensor | None, ...]:
-    largest = state.get("max_exp_avg_sq") if options["amsgrad"] else None
-    return state.get("exp_avg"), state.get("exp_avg_sq"), largest
+    # What is not there raises, as it does in torch.
+    return state["exp_avg"], state["exp_avg_sq"], state["max_exp_avg_sq"] if options["amsgrad"] else None
 
 
 def _offered(options: Options, state: Moments, parameter: Tensor) -> dict[str, Tensor]:
@@ -93,7 +92,8 @@ class Adam(Inside, torch.optim.Adam):
         omega_dtype: as for :class:`~synaptic_intelligence.Consolidator`: ``torch.bfloat16`` halves omega's memory.
 
     On the CPU the step is compiled at first use, once for a machine. Without a C compiler, on other devices, and for
-    parameters that are not float32 or float64, torch's own step is taken, with the synapses around it.
+    parameters that are not float32 or float64, or with ``capturable`` or ``differentiable``, torch's own step is taken,
+    with the synapses around it.
 
     Raises:
         TypeError, ValueError, SynapseError: as torch's Adam and :class:`~synaptic_intelligence.Consolidator`.

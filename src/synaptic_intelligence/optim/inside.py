@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from synaptic_intelligence import native
 from synaptic_intelligence.arguments import checked_number
@@ -93,9 +92,12 @@ class Inside(OnePass, Optimizer):
         try:
             self.synapses = make()
             self._kept.take_over(old, self._kept.checked_copies(old, "synapses"))
-            for option, was, now in (("c", old.c, strength), ("xi", old.settings["xi"], damping)):
-                if was != now:
-                    warn(f"{option} of the synapses that are taken over was {was}: now {now}")
+            options: list[tuple[str, object, object]] = [("c", old.c, strength), ("xi", old.settings["xi"], damping)]
+            was, now = (torch.bfloat16 if state.coarse else None for state in (synapses._state, self._kept))
+            options.append(("omega_dtype", was, now))
+            for option, theirs, own in options:
+                if theirs != own:
+                    warn(f"{option} of the synapses that are taken over was {theirs}: now {own}")
         except BaseException:
             if "synapses" in vars(self):
                 self.synapses.detach()
@@ -179,9 +181,8 @@ class Inside(OnePass, Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if self._walk.prepared:
-            others = len(self._optimizer_step_pre_hooks) > 1 or bool(_global_optimizer_pre_hooks)
             with torch.no_grad():
-                self._overflow = self._walk.take(gradients_may_be_others=others)
+                self._overflow = self._walk.take()
             return loss
         for options in self.param_groups:
             for parameter in options["params"]:
@@ -258,4 +259,5 @@ class Inside(OnePass, Optimizer):
 
 def _offer(optimizer: Optimizer, packed: dict[str, Any]) -> dict[str, Any]:
     assert isinstance(optimizer, Inside)
-    return offered(optimizer, optimizer.kind, optimizer._kept, packed)
+    anchor = optimizer.synapses.anchor  # before the first step it follows the weights
+    return offered(optimizer, optimizer.kind, optimizer._kept, anchor, packed)

@@ -23,13 +23,16 @@ PROGRESS = ("tasks", "steps", "untouched")
 _KINDS = ("path", "anchor", "omega")
 
 
-def offered(optimizer: Optimizer, kind: Kind, kept: State, packed: dict[str, Any]) -> dict[str, Any]:
+def offered(
+    optimizer: Optimizer, kind: Kind, kept: State, anchor: Mapping[str, Tensor], packed: dict[str, Any]
+) -> dict[str, Any]:
     """Return a state_dict with all that there may be: distributed checkpointing reads only what is offered.
 
     Args:
         optimizer: whose state it is.
         kind: which of torch's it is.
         kept: its synapses.
+        anchor: their anchor as it is now.
         packed: what torch has made of the state.
     """
     kept.warn_of_nonfinite()
@@ -38,7 +41,7 @@ def offered(optimizer: Optimizer, kind: Kind, kept: State, packed: dict[str, Any
     # Zeros, where there is no omega yet; and an anchor that still follows the weights must not write over what is read
     # into a state that was given.
     omega = kept.omega_or_zeros()
-    anchor = {name: tensor.clone() for name, tensor in kept.anchor.items()} if kept.untouched else kept.anchor
+    anchor = {name: tensor.clone() for name, tensor in anchor.items()} if kept.untouched else anchor
     named = {id(parameter): name for name, parameter in kept.parameters.items()}
     for options, saved in zip(optimizer.param_groups, groups, strict=True):
         for parameter, key in zip(options["params"], saved["params"], strict=True):

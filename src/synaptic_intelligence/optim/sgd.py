@@ -52,7 +52,7 @@ def _lacking(options: Options, state: Moments) -> list[str]:
 
 
 def _settle(state: dict[str, Any]) -> None:
-    if state.pop(_NOT_YET, None):
+    if state.pop(_NOT_YET, None) or state.get("momentum_buffer") is None:
         state.pop("momentum_buffer", None)
 
 

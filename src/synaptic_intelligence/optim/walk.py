@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from synaptic_intelligence import native
 from synaptic_intelligence.errors import SynapseError
@@ -37,7 +38,7 @@ class Walk:
         self._plan = native.Plan(kind.rule)
         self._moving: list[Moving] = []
         self._rows: list[native.Row] = []
-        self._all_fit = False
+        self._all_fit = self._others = False
         self._may_warn = True
 
     @property
@@ -53,24 +54,24 @@ class Walk:
         """
         self._refuse_cleared()
         self.forget()
+        # Some take themselves off when they are called, so that a later look would not see them.
+        self._others = self._are_others()
         if all(map(self._kind.known, self._optimizer.param_groups)):
             names = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
             moving = self._look_at(names)
-            if moving and self._fits(moving):
+            unfit = self._first_unfit(moving)
+            if unfit is None:
                 self._moving = moving
-            elif moving and self._may_warn:
-                self._warn_of_unfit(moving)
+            elif self._may_warn:
+                self._warn_of_unfit(unfit)
         return self.prepared
 
     def forget(self) -> None:
         """Give up the step that was prepared, if it was not taken."""
         self._moving, self._rows = [], []
 
-    def take(self, *, gradients_may_be_others: bool) -> Tensor:
+    def take(self) -> Tensor:
         """Take the step that was prepared.
-
-        Args:
-            gradients_may_be_others: whether other step hooks may have replaced gradients since.
 
         Returns:
             A tensor without dimensions: 1 if an increment of the path was not finite, else 0.
@@ -78,22 +79,27 @@ class Walk:
         Raises:
             SynapseError: a gradient that was replaced is one that the kernel cannot read.
         """
-        moving = self._looked_at_again() if gradients_may_be_others else self._moving
-        omega, kind, entries = self._kept.omega, self._kind, sum(len(state) for _, state, _, _, _ in moving)
+        moving = self._looked_at_again() if self._others or self._are_others() else self._moving
+        omega, kind = self._kept.omega, self._kind
         settings = [
             kind.begin(options, state, parameter, 2 * options["c"] if omega and name is not None else 0.0)
             for options, state, parameter, name, _ in moving
         ]
-        if not self._all_fit:
+        if self._all_fit:
+            # The moments anew: some are made when a step begins.
+            found = (kind.walked(options, state) for options, state, _, _, _ in moving)
+            rows = [(*row[:5], *moments, row[8]) for row, moments in zip(self._rows, found, strict=True)]
+        else:
             # For this step alone, a gradient that lies in other places is copied into the parameter's.
-            moving = [(*each[:4], like(each[4], each[2])) for each in moving]
-        # Moments that were made just now are not in the rows yet.
-        as_prepared = self._all_fit and entries == sum(len(state) for _, state, _, _, _ in moving)
-        rows = self._rows if as_prepared else self._as_rows(moving)
+            rows = self._as_rows([(*each[:4], like(each[4], each[2])) for each in moving])
         self.forget()
         overflow = torch.tensor(int(native.run(kind.rule, rows, settings)))
         torch.autograd.graph.increment_version([parameter for _, _, parameter, _, _ in moving])
         return overflow
+
+    def _are_others(self) -> bool:
+        """Whether other step hooks than the synapses' may replace what was looked over."""
+        return len(self._optimizer._optimizer_step_pre_hooks) > 1 or bool(_global_optimizer_pre_hooks)
 
     def _refuse_cleared(self) -> None:
         state = self._optimizer.state
@@ -112,7 +118,9 @@ class Walk:
                 gradient, name = parameter.grad, names.get(id(parameter))
                 if gradient is not None or name is not None:
                     gradient = torch.zeros_like(parameter) if gradient is None else gradient
-                    moving.append((options, self._optimizer.state[parameter], parameter, name, gradient))
+                    state = self._optimizer.state[parameter]
+                    self._kind.make(options, state, parameter)
+                    moving.append((options, state, parameter, name, gradient))
         return moving
 
     def _looked_at_again(self) -> list[Moving]:
@@ -124,19 +132,22 @@ class Walk:
                 if name is not None and (parameter.grad is not None or (name in important and options["c"] > 0))
             }
         )
-        if not self._fits(moving):
+        if self._first_unfit(moving) is not None:
             raise SynapseError(
                 "a step hook of this optimizer has given a parameter or a gradient another dtype or layout: change "
                 "them before the step"
             )
         return moving
 
-    def _fits(self, moving: list[Moving]) -> bool:
-        """Return whether the kernel can walk over all of it; bring into their places what lies in others."""
+    def _first_unfit(self, moving: list[Moving]) -> Moving | None:
+        """Return the first that the kernel cannot walk over; bring into their places those that lie in others."""
         self._rows = self._as_rows(moving)
         fits = self._plan.fits(self._rows)
         self._all_fit = all(fits)
-        return self._all_fit or all(fit or self._settled(each) for fit, each in zip(fits, moving, strict=True))
+        pairs = zip(fits, moving, strict=True)
+        return (
+            None if self._all_fit else next((each for fit, each in pairs if not fit and not self._settled(each)), None)
+        )
 
     def _as_rows(self, moving: list[Moving]) -> list[native.Row]:
         kept, walked = self._kept, self._kind.walked
@@ -172,13 +183,16 @@ class Walk:
             kept.tell_replaced()
         return True
 
-    def _warn_of_unfit(self, moving: list[Moving]) -> None:
-        """Say, once, which tensors keep the kernel from a step that it would else take."""
-        self._may_warn = False
-        unfit = [each[3] for each in moving if each[2].is_cpu and not self._settled(each)]
-        known = any(not isinstance(native.kernel(each[2].dtype), str) for each in moving)
-        if unfit and known:
-            native.warn_of_no_kernel(f"it cannot walk over {unfit[:3]}: views, other classes or dtypes (said once)")
+    def _warn_of_unfit(self, each: Moving) -> None:
+        """Say, once, which tensor keeps the kernel from a step that it would else take."""
+        _, _, parameter, name, _ = each
+        if parameter.is_cpu and any(not isinstance(native.kernel(dtype), str) for dtype in self._dtypes()):
+            self._may_warn = False
+            shown = repr(name) if name is not None else f"one of shape {list(parameter.shape)}"
+            native.warn_of_no_kernel(f"it cannot walk over {shown}: a view, or another class or dtype (said once)")
+
+    def _dtypes(self) -> set[torch.dtype]:
+        return {p.dtype for group in self._optimizer.param_groups for p in group["params"]}
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:

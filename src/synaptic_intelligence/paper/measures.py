@@ -35,8 +35,8 @@ def rank_correlations(findings: Findings, layer: str, kind: str = "spearman") ->
     }
 
 
-def partial_rank_correlation(findings: Findings, a: str, b: str, given: str) -> Estimate:
-    """Return what is left of two measures' rank correlation over all weights, beyond what ``given`` has with both.
+def partial_rank_correlation(findings: Findings, a: str, b: str, given: str, layer: str = _ALL) -> Estimate:
+    """Return what is left of two measures' rank correlation in a layer, beyond what ``given`` has with both.
 
     Source: Kendall, *Partial rank correlation*, Biometrika 1942; here of Spearman's coefficients.
     """
@@ -45,7 +45,7 @@ def partial_rank_correlation(findings: Findings, a: str, b: str, given: str) -> 
     return mean_and_interval(
         [
             (matrix[i][j] - matrix[i][k] * matrix[j][k]) / math.sqrt((1 - matrix[i][k] ** 2) * (1 - matrix[j][k] ** 2))
-            for matrix in numbers["spearman"][_ALL]
+            for matrix in numbers["spearman"][layer]
         ]
     )
 
@@ -127,9 +127,10 @@ def measure_rows(findings: Findings) -> list[Row]:
         for (a, b), estimate in found.items()
         if (a in ("omega", "path") and b not in ("omega", a)) or (a, b) == ("|weight|", "distance")
     }
-    told["rank correlation of omega and |weight|, distance held fixed"] = partial_rank_correlation(
-        findings, "omega", "|weight|", given="distance"
-    )
+    for layer, name in {_ALL: _ALL, **_LAYERS}.items():
+        told[f"rank correlation of omega and |weight|, distance held fixed, {name}"] = partial_rank_correlation(
+            findings, "omega", "|weight|", given="distance", layer=layer
+        )
     for layer, name in {_ALL: _ALL, **_LAYERS}.items():
         for kind, which in {"spearman": "", "spearman_live": ", without units that are always off"}.items():
             if (layer, which) != (_ALL, ""):
@@ -139,10 +140,10 @@ def measure_rows(findings: Findings) -> list[Row]:
     told["share of the compared weights whose Fisher information is zero"] = mean_and_interval(
         [some / all_ for some, all_ in zip(zero, compared, strict=True)]
     )
-    off = fmean(numbers["units_off"])
+    off = mean_and_interval(numbers["units_off"])
     worst = max(numbers["fisher_against_hessian"])
     return [
         *(Row(what, "-", f"{estimate} ({seeds})") for what, estimate in told.items()),
-        Row("hidden units that are always off", "-", f"{off:.1f} ({seeds})"),
+        Row("hidden units that are always off", "-", f"{off} ({seeds})"),
         Row("Fisher information against Hessian, largest difference over largest value", "0", f"{worst:.1e} ({seeds})"),
     ]

@@ -53,7 +53,9 @@ def made(outcome: Outcome) -> str:
     device = f"{where.get('device_name') or where.get('device')}, torch {where.get('torch')}"
     took = _time(outcome.wall_seconds)
     if isinstance(outcome, Result) and outcome.runs:
-        took = f"{_time(_training_seconds(outcome))} of training ({took} by the clock)"
+        known = outcome.wall_seconds >= _longest_chain(outcome)
+        clock = took if known else "the clock of an earlier sitting is lost"
+        took = f"{_time(_training_seconds(outcome))} of training ({clock}{' by the clock' if known else ''})"
     sittings = where.get("resumed")
     pauses = f", resumed {len(sittings)} time{'s'[: len(sittings) != 1]}" if isinstance(sittings, list) else ""
     git = where.get("git")
@@ -66,6 +68,11 @@ def _training_seconds(result: Result) -> float:
     shared = {run.seed: run.task_seconds[0] for run in result.runs if run.task_seconds and _shares_first_task(run)}
     own = [seconds for run in result.runs for seconds in run.task_seconds[_shares_first_task(run) :]]
     return sum(shared.values()) + sum(own)
+
+
+def _longest_chain(result: Result) -> float:
+    """Return how long the longest run took, which no workers side by side can make shorter."""
+    return max(sum(run.task_seconds) for run in result.runs)
 
 
 def _shares_first_task(run: Run) -> bool:

@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 from synaptic_intelligence.atomic import replacing
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.job import SGD_LR
+from synaptic_intelligence.experiments.optimizers import step_length
 from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.paper.outcome import Outcome, made, read_outcome, said_of
-from synaptic_intelligence.paper.row import Row, markdown_rows
+from synaptic_intelligence.paper.row import Row, accuracy_rows, is_comparable, markdown_rows, paired_rows
 from synaptic_intelligence.paper.search import WITHIN, draw_search, said_of_search, search_rows
 from synaptic_intelligence.report.style import svg_text
 from synaptic_intelligence.report.table import markdown_table
+from synaptic_intelligence.report.wording import method_name
 from synaptic_intelligence.result import Result
 
 
@@ -85,8 +87,10 @@ def write_paper(
                 search.append((path, outcome))
                 continue
             figure = drawn(sections[name].draw(outcome), _stem(name, path))
-            heading = f"### Beside the protocol: {'; '.join(outcome.deviations)}\n\n" if parts else ""
-            parts.append(heading + _shown(sections[name], path, outcome, figure, results))
+            main = outcomes[name][0][1]
+            heading = "" if outcome is main else f"### {_beside(outcome)}\n\n"
+            rows = _rows(sections[name], outcome, main)
+            parts.append(heading + _shown(sections[name], path, outcome, rows, figure, results))
         if search:
             figure = drawn(draw_search([outcome for _, outcome in search]), f"{name}-search")
             parts.append(_shown_search(search, figure, results))
@@ -105,6 +109,9 @@ def write_paper(
         fisher_images=PERMUTED_MNIST.paper.fisher_images,
         sgd_lr=SGD_LR,
         within=WITHIN,
+        first_step=step_length(1),
+        longest_step=max(map(step_length, range(1, 1000))),
+        hundredth_step=step_length(100),
     )
     _write(folder / "paper.md", page)
     return [folder / "paper.md", *written]
@@ -138,7 +145,23 @@ def _how(outcome: Outcome) -> str:
     return how if outcome.complete else f"{how}, {len(outcome.complete_runs)} of {outcome.planned_runs} runs"
 
 
-def _shown(section: Section, path: Path, outcome: Outcome, figure: str, results: str) -> str:
+def _rows(section: Section, outcome: Outcome, main: Outcome) -> list[Row]:
+    """Return the lines of the comparison; beside a main result, how what is comparable differs from it, too."""
+    if outcome is main or section.rows is not accuracy_rows:
+        return section.rows(outcome)
+    assert isinstance(outcome, Result)
+    paired = paired_rows(outcome, main) if isinstance(main, Result) and is_comparable(outcome) else []
+    return [*accuracy_rows(outcome, main=False), *paired]
+
+
+def _beside(outcome: Outcome) -> str:
+    if outcome.deviations:
+        return f"Beside the protocol: {'; '.join(outcome.deviations)}"
+    methods = dict.fromkeys((run.method, run.c) for run in outcome.runs) if isinstance(outcome, Result) else {}
+    return f"Also: {'; '.join(method_name(*key) for key in methods)}"
+
+
+def _shown(section: Section, path: Path, outcome: Outcome, rows: list[Row], figure: str, results: str) -> str:
     shows_table = isinstance(outcome, Result) and not section.runs_of
     # The table says it too.
     said = "" if shows_table else "".join(f"**{text}**\n\n" for text in said_of(outcome))
@@ -146,7 +169,7 @@ def _shown(section: Section, path: Path, outcome: Outcome, figure: str, results:
     # The table of accuracies has its place where the accuracies are what is shown.
     table = f"{markdown_table(outcome)}\n" if isinstance(outcome, Result) and shows_table else ""
     return (
-        f"{said}![{outcome.title}]({figure})\n\n{markdown_rows(section.rows(outcome))}\n{table}"
+        f"{said}![{outcome.title}]({figure})\n\n{markdown_rows(rows)}\n{table}"
         f"Made by {made(outcome)}: [`{file}`]({results}{file}).\n"
     )
 

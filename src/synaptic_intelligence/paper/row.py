@@ -11,7 +11,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from synaptic_intelligence.experiments.settings import COUNTS_ON
 from synaptic_intelligence.paper.targets import TARGETS, Target
 from synaptic_intelligence.report.statistics import mean_and_interval, summarize
 from synaptic_intelligence.report.wording import method_name
@@ -32,13 +31,13 @@ class Row:
     difference: str = ""
 
 
-def accuracy_rows(result: Result) -> list[Row]:
+def accuracy_rows(result: Result, *, main: bool = True) -> list[Row]:
     """Return for each method the average accuracy over all tasks after the last one, on test and on training images.
 
     A shorter run, or one of other tasks, is not measured against the paper; one that begins its tasks as the authors'
-    code does, is. What the paper has a number for, and was not run, has its row too, in a run of the protocol.
+    code does, is. What the paper has a number for, and was not run, has its row too in the main result of the protocol.
     """
-    comparable = set(result.deviations) <= {COUNTS_ON}
+    comparable = is_comparable(result)
     targets = TARGETS.get(result.experiment, {}) if comparable else {}
     rows = []
     for s in summarize(result):
@@ -53,8 +52,30 @@ def accuracy_rows(result: Result) -> list[Row]:
             expected, difference = (str(target), _outside(target, average.mean)) if target and of_these else ("-", "")
             rows.append(Row(f"{what}, {method_name(s.method, s.c)}", expected, f"{average} ({seeds})", difference))
     done = {(s.method, s.c) for s in summarize(result)}
-    missing = [(key, target) for key, target in targets.items() if key not in done and not result.deviations]
+    missing = [(key, target) for key, target in targets.items() if key not in done and main and not result.deviations]
     return [*rows, *(Row(f"average accuracy, {method_name(*key)}", str(target), "not run") for key, target in missing)]
+
+
+def is_comparable(result: Result) -> bool:
+    """Whether a result may be measured against the paper's numbers: it is of the protocol, or counts on at most."""
+    return not result.deviations or (len(result.deviations) == 1 and result.settings.get("keep_step_count") is True)
+
+
+def paired_rows(result: Result, main: Result) -> list[Row]:
+    """Return for each method how a result differs from the main one, seed by seed, where both have the seeds."""
+    beside = {(run.seed, run.method, run.c): fmean(run.accuracy[-1]) for run in main.complete_runs}
+    rows = []
+    for s in summarize(result):
+        differences = [
+            fmean(run.accuracy[-1]) - beside[run.seed, run.method, run.c]
+            for run in result.complete_runs
+            if (run.method, run.c) == (s.method, s.c) and (run.seed, run.method, run.c) in beside
+        ]
+        if differences:
+            seeds = f"{len(differences)} seed{'s'[: len(differences) != 1]}"
+            what = f"average accuracy less the protocol's, seed by seed, {method_name(s.method, s.c)}"
+            rows.append(Row(what, "-", f"{mean_and_interval(differences)} ({seeds})"))
+    return rows
 
 
 def _outside(target: Target, ours: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.document import JSON, ResultError, exact
+from synaptic_intelligence.experiments.method import RIVALS
 from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.paper.row import Row
 from synaptic_intelligence.report.statistics import Estimate, Summary, summarize
@@ -58,9 +60,10 @@ def draw_search(results: Sequence[Result]) -> Figure:
             line = _line(found, method)
             if not line:
                 continue
-            intervals = [average.half_width for average in line.values() if average.half_width is not None]
             means = [average.mean for average in line.values()]
-            ax.errorbar([*line], means, intervals or None, color=color, marker=marker, label=name, zorder=3)
+            # One seed has no interval: a bar of no length would say that it has.
+            bars = [math.nan if average.half_width is None else average.half_width for average in line.values()]
+            ax.errorbar([*line], means, bars, color=color, marker=marker, label=name, zorder=3)
             for c, mean in zip(line, means, strict=True):
                 ax.annotate(f"{mean:.3f}", (c, mean), (0, 6), "data", "offset points", ha="center", size=8, color=color)
         for s in found:
@@ -87,12 +90,17 @@ def search_rows(results: Sequence[Result]) -> list[Row]:
         ResultError: as :func:`searched`.
     """
     found = searched(results)
-    rows = [Row(f"average accuracy, {method_name(s.method, s.c)}", "-", f"{s.average}") for s in found]
+    rows = []
+    for s in found:
+        seeds = f"{s.seeds} seed{'s'[: s.seeds != 1]}"
+        rows.append(Row(f"average accuracy, {method_name(s.method, s.c)}", "-", f"{s.average} ({seeds})"))
     for method, (_, _, name) in _LINES.items():
-        if len(_line(found, method)) > 1:
-            rows.append(
-                Row(f"smallest strength within {WITHIN} of the best, {name}", "-", exact(smallest(found, method)))
-            )
+        line = _line(found, method)
+        if len(line) > 1:
+            best = max(line, key=lambda c: line[c].mean)
+            at_the_end = ", and the best is the largest that was tried" if best == max(line) else ""
+            what = f"smallest strength within {WITHIN} of the best, {name}{at_the_end}"
+            rows.append(Row(what, "-", exact(smallest(found, method))))
     return rows
 
 
@@ -115,10 +123,11 @@ def said_of_search(results: Sequence[Result]) -> list[str]:
 
 
 def _form(result: Result) -> dict[str, JSON]:
-    """Return the settings that must be the same; those that are younger than a file were as their default is: False."""
-    free = ("c", "rivals", "fisher_images")
-    settings = {name: result.settings.get(name, False) for name in Settings.__dataclass_fields__ if name not in free}
-    return {**settings, "experiment": result.experiment}
+    """Return what must be the same; settings that are younger than a file were as their default is: False."""
+    free = {"c", "rivals", "fisher_images", *RIVALS}  # how a rival is run is told of those too that were not
+    names = {*Settings.__dataclass_fields__, *result.settings} - free
+    where = {name: result.environment.get(name) for name in ("torch", "device")}
+    return {**{name: result.settings.get(name, False) for name in names}, **where, "experiment": result.experiment}
 
 
 def _fisher_images(result: Result) -> JSON:

@@ -36,7 +36,7 @@ def _one(value: float) -> Target:
     return Target(value, value)
 
 
-# Those of figures 4 and 6 are means of the results that the authors store beside their code
+# Those of figures 4 and 6 are averages over the tasks of the one run of each strength that is stored beside the code
 # (https://github.com/ganguli-lab/pathint: fig_permuted_mnist, fig_transfer_cifar); the two ranges of split MNIST are
 # what figure 3 lets one read, which the authors drew from accuracies on training images.
 TARGETS: dict[str, dict[tuple[str, float | None], Target]] = {
