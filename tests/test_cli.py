@@ -167,7 +167,7 @@ def test_a_folder_with_a_result_is_refused(finished: Path) -> None:
 def test_resuming_with_other_settings_is_refused_by_name(finished: Path) -> None:
     outcome = Outcome(*QUICK, "--out", finished, "--resume", "--lr", "0.01")
     assert outcome.code == 2
-    assert "other settings: lr was 0.001 and is 0.01." in outcome.error
+    assert "other settings: --lr was 0.001 and is 0.01." in outcome.error
 
 
 def test_report_writes_figure_and_page_where_asked(finished: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_result_from_before_a_setting_goes_on(tmp_path: Path, whole: Result) -
     write_result(replace(whole, settings=settings, runs=whole.runs[:1]), plan.result)
     assert numbers(resume(plan)) == numbers(whole)
     write_result(replace(whole, settings=settings, runs=whole.runs[:1]), plan.result)
-    with pytest.raises(RefusedError, match="keep_step_count was False and is True"):
+    with pytest.raises(RefusedError, match="--keep-step-count was False and is True"):
         resume_run(_plan(tmp_path, replace(SETTINGS, keep_step_count=True)), 1)
 
 
@@ -173,6 +173,18 @@ def test_a_run_that_the_result_has_whole_is_kept_without_its_checkpoints(tmp_pat
     assert numbers(result) == numbers(whole)
     assert "seed 3, c = 0" not in trained
     assert {"seed 3, first task", "seed 3, c = 50", "seed 4, first task", "seed 4, c = 0", "seed 4, c = 50"} <= trained
+
+
+def test_a_run_that_is_whole_is_not_replaced_by_an_older_checkpoint(tmp_path: Path, whole: Result) -> None:
+    plan = _plan(tmp_path)
+    with pytest.raises(Stop):
+        start(plan, stop_at(14))
+    stale = [job for job, record in resume_run(plan, 1)[1].items() if job.method is not None and job.seed == 3]
+    assert stale
+    write_result(replace(whole, runs=[run for run in whole.runs if run.seed == 3]), plan.result)
+    told: list[Message] = []
+    assert numbers(resume(plan, told.append)) == numbers(whole)
+    assert not [message for message in told if message.job in stale]
 
 
 def test_a_first_task_that_no_run_waits_for_is_not_trained_again(tmp_path: Path, whole: Result) -> None:
@@ -277,7 +289,7 @@ def test_resuming_with_other_settings_is_refused_by_name(tmp_path: Path) -> None
     with pytest.raises(Stop):
         start(_plan(tmp_path), stop_at(3))
     other = _plan(tmp_path, replace(SETTINGS, epochs=3, c=(0.0, 1.0)))
-    with pytest.raises(RefusedError, match=r"c was 0 50 and is 0 1; epochs was 2 and is 3\. .*synaptic run tiny"):
+    with pytest.raises(RefusedError, match=r"--c was 0 50 and is 0 1; --epochs was 2 and is 3\. .*synaptic run tiny"):
         resume_run(other, 1)
     with pytest.raises(RefusedError, match="threads was 1 and is 2"):
         resume_run(replace(_plan(tmp_path), threads=2), 1)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ import synaptic_intelligence as si
 from synaptic_intelligence.experiments.experiment import Experiment
 from synaptic_intelligence.experiments.job import train_job
 from synaptic_intelligence.experiments.method import Method
+from synaptic_intelligence.experiments.optimizers import adam
 from synaptic_intelligence.experiments.paths import correlation
 from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.experiments.plan import EpochDone, Job, Message, Plan
@@ -444,3 +446,28 @@ def test_ewc_has_the_strength_that_the_committed_search_found() -> None:
     assert best - 0.01 < max(synapses.values()) < best
     assert max(synapses, key=lambda c: synapses[c]) >= 1.0
     assert synapses[0.1] < max(synapses.values()) - 0.01
+
+
+def test_from_scratch_adam_begins_anew_where_others_count_on(tmp_path: Path) -> None:
+    """And EWC counts on as synapses do."""
+    settings = replace(SETTINGS, c=(0.0,), rivals=("scratch", "ewc:10"), epochs=2)
+    counts: dict[str, list[float]] = {}
+
+    def noted(parameters: Any, *, lr: float, steps_before: int = 0) -> torch.optim.Adam:
+        counts.setdefault(current[-1], []).append(steps_before)
+        return adam(parameters, lr=lr, steps_before=steps_before)
+
+    current = [""]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("synaptic_intelligence.experiments.job.adam", noted)
+        for keep in (True, False):
+            plan = replace(_plan(FRESH, tmp_path / str(keep)), settings=replace(settings, keep_step_count=keep))
+            plan.checkpoints.mkdir(parents=True)
+            for job in plan.jobs:
+                if job.seed == settings.first_seed:
+                    current.append(f"{keep} {job.method.name if job.method else 'first'}")
+                    train_job(plan, job, plan.load(), lambda message: None)
+    assert all(not any(steps) for name, steps in counts.items() if name.startswith("False") or "scratch" in name)
+    later = [n for n in counts["True ewc"] if n]
+    assert later == [n for n in counts["True si"] if n] == sorted(later)
+    assert later

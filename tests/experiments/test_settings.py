@@ -18,7 +18,8 @@ PAPER = Settings(seeds=10, first_seed=0, c=(0.0, 1.0), xi=1e-3, epochs=10, batch
     [
         ("seeds", 0),
         ("first_seed", -1),
-        ("first_seed", 2**30 - 9),
+        ("first_seed", 2**30),
+        ("seeds", 2**30 + 1),
         ("c", ()),
         ("c", (1.0, -0.1)),
         ("c", (math.inf,)),

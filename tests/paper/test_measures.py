@@ -38,7 +38,8 @@ def test_each_row_says_how_many_seeds_it_is_of(made_up_measures: Callable[..., F
     live = "rank correlation of omega and Fisher, {}, without units that are always off"
     assert rows[live.format("first layer")] == "-0.100 ± 0.000 (2 seeds)"
     assert rows[live.format("all weights")] == "-0.400 ± 0.000 (2 seeds)"
-    assert rows["hidden units that are always off"] == "0.5 (2 seeds)"
+    assert rows["hidden units that are always off, seed by seed"] == "0, 1 (2 seeds)"
+    assert rows["rank correlation of omega and |weight|, distance held fixed, second layer"].endswith(" (2 seeds)")
     assert rows["rank correlation of |weight| and distance"] == "0.600 ± 1.271 (2 seeds)"
     assert rows["share of the compared weights whose Fisher information is zero"] == "0.010 ± 0.000 (2 seeds)"
     assert list(rows.values())[-1] == "3.0e-06 (2 seeds)"

@@ -32,10 +32,10 @@ def _timed(seed: int, method: str, c: float | None, seconds: list[float]) -> Run
 def test_a_first_task_that_methods_share_was_trained_once_for_each_seed(
     runs: list[tuple[str, float | None, list[float]]], seconds: float
 ) -> None:
-    result = replace(RESULT, runs=[_timed(seed, *each) for seed in (0, 1) for each in runs], wall_seconds=7.0)
+    result = replace(RESULT, runs=[_timed(seed, *each) for seed in (0, 1) for each in runs], wall_seconds=70.0)
     told = made(result)
     assert told == (
-        f"`synaptic run split-mnist`, {2 * seconds:.1f} seconds of training (7.0 seconds by the clock) on a machine, "
+        f"`synaptic run split-mnist`, {2 * seconds:.1f} seconds of training (70.0 seconds by the clock) on a machine, "
         "torch 2.13.0"
     )
 
@@ -51,6 +51,14 @@ def test_times_are_told_in_the_unit_that_suits_them(seconds: float, told: str) -
 
 def test_a_study_has_its_time_by_the_clock_alone() -> None:
     assert ", 90.0 seconds on a machine" in made(measures(1))
+
+
+def test_a_clock_that_ran_less_than_the_longest_run_is_not_told() -> None:
+    """Its time before a stop was lost."""
+    runs = [_timed(0, "si", 0.0, [50.0, 30.0]), _timed(0, "si", 1.0, [50.0, 20.0])]
+    assert "(80.0 seconds by the clock)" in made(replace(RESULT, runs=runs, wall_seconds=80.0))
+    told = made(replace(RESULT, runs=runs, wall_seconds=79.0))
+    assert "100.0 seconds of training (the clock of an earlier sitting is lost) on a machine" in told
 
 
 def test_the_commit_is_told_where_there_is_one() -> None:

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from made_up import RESULT, run
 
-from synaptic_intelligence.experiments.settings import COUNTS_ON
-from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows
+from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows, paired_rows
 from synaptic_intelligence.paper.targets import TARGETS, Target
 
 
@@ -52,10 +51,26 @@ def test_a_run_that_is_not_the_protocol_is_not_measured_against_the_paper() -> N
 
 def test_a_run_that_counts_on_as_the_authors_is_measured_against_them_and_lacks_nothing() -> None:
     result = replace(RESULT, experiment="split-cifar", runs=[run(0, "si", 0.0, last=[0.6, 0.66])], planned_runs=1)
-    (row,) = accuracy_rows(replace(result, deviations=[COUNTS_ON]))
+    counting = replace(result, settings={"keep_step_count": True}, deviations=["in whatever words"])
+    (row,) = accuracy_rows(counting)
     assert (row.expected, row.difference) == ("0.625", "+0.005")
-    (row,) = accuracy_rows(replace(result, deviations=[COUNTS_ON, "2 epochs instead of 60"]))
-    assert (row.expected, row.difference) == ("-", "")
+    for other in (
+        replace(counting, deviations=[*counting.deviations, "2 epochs instead of 60"]),
+        replace(counting, settings={"keep_step_count": False}),
+    ):
+        (row,) = accuracy_rows(other)
+        assert (row.expected, row.difference) == ("-", "")
+
+
+def test_what_lies_beside_the_main_result_lacks_nothing_and_is_compared_seed_by_seed() -> None:
+    main = replace(RESULT, runs=[run(seed, "si", 1.0, last=[0.8, 0.8 + 0.1 * seed]) for seed in (0, 1)])
+    other = replace(RESULT, runs=[run(seed, "si", c, last=[0.9, 0.7]) for seed in (1, 2) for c in (0.5, 1.0)])
+    assert [row.what for row in accuracy_rows(replace(other, experiment="split-cifar"), main=False)] == [
+        "average accuracy, c = 0.5",
+        "average accuracy, c = 1",
+    ]
+    (row,) = paired_rows(other, main)
+    assert (row.what, row.ours) == ("average accuracy less the protocol's, seed by seed, c = 1", "-0.050 (1 seed)")
 
 
 def test_training_images_have_their_row_where_they_were_looked_at() -> None:

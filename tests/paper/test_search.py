@@ -48,10 +48,23 @@ def test_strengths_of_all_results_are_in_order() -> None:
 def test_the_smallest_strength_that_is_good_is_taken() -> None:
     found = searched([SI, EWC])
     assert (smallest(found, "si"), smallest(found, "ewc")) == (1.0, 10.0)
-    assert [(row.what, row.ours) for row in search_rows([SI, EWC])][-2:] == [
+    rows = [(row.what, row.ours) for row in search_rows([SI, EWC])]
+    assert rows[0] == ("average accuracy, without synapses (c = 0)", "0.700 (1 seed)")
+    assert rows[-2:] == [
         ("smallest strength within 0.001 of the best, synaptic intelligence", "1"),
-        ("smallest strength within 0.001 of the best, EWC", "10"),
+        ("smallest strength within 0.001 of the best, EWC, and the best is the largest that was tried", "10"),
     ]
+
+
+def test_a_strength_of_one_seed_has_no_interval_beside_one_of_several() -> None:
+    """In any number of strengths and at any place."""
+    runs = [run(seed, "si", c, last=[0.8 + 0.1 * seed, 0.9]) for c in (0.1, 1.0, 3.0) for seed in (0, 1)]
+    for missing in range(6):
+        result = replace(SI, runs=[each for i, each in enumerate(runs) if i != missing])
+        (ax,) = draw_search([result]).axes
+        bars = ax.containers[0].lines[2][0].get_segments()  # type: ignore[attr-defined]
+        drawn = [len(segment) > 0 and bool(np.isfinite(segment).all()) for segment in bars]
+        assert drawn == [c != missing // 2 for c in range(3)]
 
 
 def test_each_method_has_its_line_and_the_network_without_synapses_its_level() -> None:
@@ -74,6 +87,8 @@ def test_each_method_has_its_line_and_the_network_without_synapses_its_level() -
         (replace(SI, settings={"epochs": 6, "fisher_images": 1024}), "must have the same settings"),
         (replace(SI, settings={"epochs": 5, "keep_step_count": True}), "must have the same settings"),
         (replace(SI, experiment="split-mnist"), "must have the same settings"),
+        (replace(SI, settings={**SI.settings, "network": "another"}), "must have the same settings"),
+        (replace(SI, environment={**SI.environment, "torch": "2.14"}), "must have the same settings"),
         (replace(EWC, settings={"epochs": 5, "fisher_images": 64}), "must have the same settings"),
         (replace(SI, runs=EWC.runs[:1]), "must have different strengths"),
     ],
