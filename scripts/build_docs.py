@@ -13,10 +13,11 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from coarse_table import coarse_table
 from matplotlib.figure import Figure
-from overhead_figure import draw_overhead, over_triad, peak
+from overhead_figure import MOVED, draw_overhead, over_triad, peak, target
 from overhead_figure import overhead as ratios_of
 
 from synaptic_intelligence.paper.page import write_paper
@@ -29,7 +30,7 @@ from synaptic_intelligence.report.wording import numbers_shown, warnings
 from synaptic_intelligence.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/cost.md")
 FIGURES = Path("docs/figures")
 _PART = re.compile(r"(<!-- (\w+) from (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
@@ -65,33 +66,66 @@ def seconds(file: Path) -> str:
 
 
 def overhead(file: Path) -> str:
-    """Return the link to the figure of benchmarks/step_overhead.py, which `build` draws, and its numbers."""
+    """Return the link to the figure of benchmarks/step_overhead.py, which `build` draws."""
+    found = json.loads(file.read_text("utf-8"))
+    return f"![Time with synapses over time without]({FIGURES / file.stem}.svg)\n\n{_measured(file, found)}\n"
+
+
+def ratios(file: Path) -> str:
+    """Return how long steps take over plain training's, and the target where there is one."""
     found = json.loads(file.read_text("utf-8"))
     forms = [form for form in found["forms"] if form != "plain"]
-    lines = [
-        f"![Time with synapses over time without]({FIGURES / file.stem}.svg)\n",
-        "| | " + " | ".join(forms) + " |",
-        "| :-- |" + " --: |" * len(forms),
-    ]
+    lines = _header(forms)
     for part, name in (("training", "whole step"), ("step", "optimizer's step")):
         for row in found["rows"]:
-            cells = ["{1:.2f} ({0:.2f} to {2:.2f})".format(*ratios_of(row, part, form)) for form in forms]
+            cells = []
+            for form in forms:
+                low, middle, high = ratios_of(row, part, form)
+                most = target(row["workload"], part, form)
+                aim = "" if most is None else f", {'' if middle <= most else '**not** '}at most {most:g}"
+                cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f}){aim}")
             lines.append(f"| {row['workload']}, {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| | " + " | ".join(forms) + " |", "| :-- |" + " --: |" * len(forms)]
+    return "\n".join([*lines, "", _measured(file, found), ""])
+
+
+def traffic(file: Path) -> str:
+    """Return the bytes per second of optimizer steps over those of a triad."""
+    found = json.loads(file.read_text("utf-8"))
+    lines = _header([*MOVED])
+    lines.append("| numbers moved for each parameter | " + " | ".join(f"{moved:g}" for moved in MOVED.values()) + " |")
     for row in found["rows"]:
-        reached = [f"{over_triad(row, form):.2f}" if form in ("inside", "inside, bfloat16") else "" for form in forms]
-        lines.append(f"| {row['workload']}, bytes per second over a triad's | " + " | ".join(reached) + " |")
+        lines.append(f"| {row['workload']} | " + " | ".join(f"{over_triad(row, form):.2f}" for form in MOVED) + " |")
+    return "\n".join([*lines, ""])
+
+
+def peaks(file: Path) -> str:
+    """Return the peaks of memory beyond plain training's, in multiples of the parameters' bytes."""
+    found = json.loads(file.read_text("utf-8"))
+    forms = [form for form in found["rows"][0]["peak_bytes"] if form != "plain"]
+    lines = _header(forms)
     for row in found["rows"]:
-        peaks = [f"{peak(row, form):.1f}" if form in row["peak_bytes"] else "" for form in forms]
-        lines.append(f"| {row['workload']}, peak of memory beyond plain training | " + " | ".join(peaks) + " |")
+        lines.append(f"| {row['workload']} | " + " | ".join(f"{peak(row, form):.1f}" for form in forms) + " |")
+    return "\n".join([*lines, ""])
+
+
+def python(file: Path) -> str:
+    """Return what benchmarks/step_python.py has found."""
+    found = json.loads(file.read_text("utf-8"))
+    lines = _header(["microseconds for a step", "and for each tensor"])
+    for row in found["rows"]:
+        cells = ["{1:.1f} ({0:.1f} to {2:.1f})".format(*row["microseconds"][part]) for part in ("step", "tensor")]
+        lines.append(f"| {row['form']} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _measured(file, found), ""])
+
+
+def _header(columns: list[str]) -> list[str]:
+    return ["| | " + " | ".join(columns) + " |", "| :-- |" + " --: |" * len(columns)]
+
+
+def _measured(file: Path, found: dict[str, Any]) -> str:
     machine = f"{found['environment']['cpu_count']} cores ({found['environment']['device_name']})"
     rounds = f"medians and quartiles over {found['rounds']} rounds"
-    told = (
-        f"`{found['command']}`, {rounds}, on {machine}: [`{file.name}`](results/{file.name}). The triad is `a += s b` "
-        "on arrays as large as what a step touches. Peaks are multiples of the parameters' bytes, with the end of a "
-        "task in them."
-    )
-    return "\n".join([*lines, "", told, ""])
+    return f"`{found['command']}`, {rounds}, on {machine}: [`{file.name}`](results/{file.name})."
 
 
 def coarse(file: Path) -> str:
@@ -115,6 +149,10 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "rows": rows,
     "seconds": seconds,
     "overhead": overhead,
+    "ratios": ratios,
+    "traffic": traffic,
+    "peaks": peaks,
+    "python": python,
     "coarse": coarse,
     "workers": workers,
 }
@@ -138,10 +176,14 @@ def build(source: Path, target: Path) -> list[Path]:
             (target / FIGURES).mkdir(parents=True, exist_ok=True)
             (target / drawn).write_text(svg_text(DRAWERS[name](source / file)), "utf-8")
             written.append(drawn)
-        return begin + WRITERS[name](source / file) + end
+        text = WRITERS[name](source / file)
+        if page.parent.name == "docs":  # links are those of a page in the project's own folder
+            text = text.replace("](results/", "](../results/").replace("](docs/", "](")
+        return begin + text + end
 
     written: list[Path] = []
     for page in (Path(page) for page in PAGES if (source / page).exists()):
+        (target / page).parent.mkdir(parents=True, exist_ok=True)
         (target / page).write_text(_PART.sub(part, (source / page).read_text("utf-8")), "utf-8")
         written.append(page)
     results = source / "results"

@@ -35,13 +35,28 @@ def overhead(row: dict[str, Any], part: str, form: str) -> list[float]:
     return statistics.quantiles(over, n=4, method="inclusive")
 
 
-# Numbers per parameter that a step of Adam reads and writes, from the second task on.
-_MOVED = {"plain": 7.0, "inside": 11.0, "inside, bfloat16": 10.5}
+# Numbers per parameter that a step of Adam reads and writes.
+MOVED = {"plain": 7.0, "inside, first task": 9.0, "inside": 11.0, "inside, bfloat16": 10.5}
+
+# At most so much, over plain training: what the project set out to reach, before it measured.
+TARGETS: dict[str, dict[str, dict[str, float]]] = {
+    "step": {"inside, first task": {"": 1.45}, "inside": {"": 1.7}, "hooks": {"": 3.3}},
+    "training": {
+        "inside": {"MLP-256": 1.15, "MLP-2000": 1.05, "ResNet-18": 1.02, "GPT 26 M": 1.10},
+        "hooks": {"MLP-256": 1.4, "MLP-2000": 1.15, "ResNet-18": 1.05, "GPT 26 M": 1.25},
+    },
+}
+
+
+def target(workload: str, part: str, form: str) -> float | None:
+    """Return the target for a workload; None where there is none."""
+    found = TARGETS[part].get(form, {})
+    return next((value for name, value in found.items() if workload.startswith(name)), None)
 
 
 def over_triad(row: dict[str, Any], form: str) -> float:
     """Return the bytes per second of a form's optimizer step over those of the triad, the median of the rounds."""
-    moved = 4 * _MOVED[form] * row["parameters"]
+    moved = 4 * MOVED[form] * row["parameters"]
     triads, times = row["seconds"]["triad"]["bytes_per_second"], row["seconds"]["step"][form]
     return float(statistics.median(moved / seconds / triad for seconds, triad in zip(times, triads, strict=True)))
 
