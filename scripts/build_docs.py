@@ -118,6 +118,23 @@ def python(file: Path) -> str:
     return "\n".join([*lines, "", _measured(file, found), ""])
 
 
+def loop(file: Path) -> str:
+    """Return what benchmarks/training_loop.py has found."""
+    found = json.loads(file.read_text("utf-8"))
+    low, middle, high = found["ratio"]
+    return f"{middle:.3f} times as long ({low:.3f} to {high:.3f}). {_measured(file, found)}\n"
+
+
+def replicates(file: Path) -> str:
+    """Return what benchmarks/replicates.py has found."""
+    found = json.loads(file.read_text("utf-8"))
+    low, middle, high = found["times_faster"]["quartiles"]
+    runs = f"{found['seeds']} seeds of {len(found['c'])} strengths"
+    short = f", {found['epochs']} epoch of {found['limit']} images a task" if found["limit"] else ""
+    than = found["times_faster"]["than"]
+    return f"{runs}{short}: {middle:.2f} times as fast as {than} ({low:.2f} to {high:.2f}). {_measured(file, found)}\n"
+
+
 def _header(columns: list[str]) -> list[str]:
     return ["| | " + " | ".join(columns) + " |", "| :-- |" + " --: |" * len(columns)]
 
@@ -153,6 +170,8 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "traffic": traffic,
     "peaks": peaks,
     "python": python,
+    "loop": loop,
+    "replicates": replicates,
     "coarse": coarse,
     "workers": workers,
 }
