@@ -804,6 +804,7 @@ def _(folder: Path) -> None:
 
 @case("a parameter that the compiled step cannot walk over", si.SynapseWarning)
 def _(folder: Path) -> None:
+    native.warn_of_no_kernel.cache_clear()  # each reason is told once
     p = nn.Parameter(torch.ones(2, 3).T)
     optimizer = si.optim.Adam([("p", p)], c=0.5, xi=0.1)
     p.grad = torch.ones_like(p)
