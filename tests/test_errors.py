@@ -785,6 +785,17 @@ def _(folder: Path) -> None:
         InsideBench()
 
 
+@case("a cache folder that others may write to", si.SynapseWarning)
+def _(folder: Path) -> None:
+    cache = folder / "synaptic-intelligence"
+    cache.mkdir()
+    cache.chmod(0o777)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setattr(native, "kernel", native.kernel.__wrapped__)
+        si.optim.Adam(small_model().named_parameters(), c=0.5, xi=0.1)
+
+
 @case("a compiler without OpenMP, and several threads", si.SynapseWarning)
 def _(folder: Path) -> None:
     class Library:
