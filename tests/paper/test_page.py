@@ -79,6 +79,15 @@ def test_what_is_shorter_than_the_protocol_is_said_in_table_and_text(
     assert text.count("This is not the paper's protocol: 2 epochs instead of 20.") == 2  # figures 4 and 5
 
 
+def test_where_training_images_are_expected_the_overview_has_test_images_too(tmp_path: Path) -> None:
+    runs = [run(0, "si", 1.0, last=[0.98, 0.96], train=[0.99, 0.97])]
+    write_result(replace(RESULT, runs=runs), tmp_path / "split-mnist.json")
+    page, *_ = write_paper(SECTIONS, {"split-mnist": [tmp_path / "split-mnist.json"]}, tmp_path, results="")
+    overview = page.read_text("utf-8").partition("## ")[0]
+    assert "| figure 3 | average accuracy, c = 1 | - | 0.970 (1 seed) |  |" in overview
+    assert "|  | on training images, c = 1 | 0.97 to 0.99 | 0.980 (1 seed) | inside |" in overview
+
+
 def test_correlations_come_from_permuted_mnist_until_they_have_runs_of_their_own(
     tmp_path: Path, results: dict[str, list[Path]]
 ) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,11 +44,13 @@ class Inside(OnePass, Optimizer):
     that the kernel cannot step, with the synapses around it as their hooks are.
     """
 
-    kind: ClassVar[Kind]
-    """Which of torch's optimizers it is."""
-
     synapses: Consolidator
     """The synapses: the same members as :class:`~synaptic_intelligence.Consolidator` has."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind:
+        """Which of torch's optimizers it is."""
 
     # Set up.
 

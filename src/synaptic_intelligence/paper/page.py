@@ -127,10 +127,21 @@ def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple
             how = _how(outcome)
             rows = section.rows(outcome)
             # Here what a number is expected for; the rest is told in its section.
-            for number, row in enumerate([row for row in rows if row.expected != "-"] or rows[:1]):
+            for number, row in enumerate(_expected(rows) or rows[:1]):
                 cells = ["" if number else section.place, row.what, row.expected, row.ours, row.difference, how]
                 lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def _expected(rows: list[Row]) -> list[Row]:
+    """Return what a number is expected for; where it is expected of training images, those of test images too."""
+    after = [*rows[1:], None]
+    return [
+        row
+        for row, following in zip(rows, after, strict=True)
+        if row.expected != "-"
+        or (following is not None and following.expected != "-" and following.what.startswith("on training images"))
+    ]
 
 
 def _how(outcome: Outcome) -> str:
