@@ -21,7 +21,7 @@ from synaptic_intelligence.experiments.plan import EpochDone, Message, Plan
 from synaptic_intelligence.experiments.runner import run
 from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.experiments.workers import JobError
-from synaptic_intelligence.result import Result, Run, read_result
+from synaptic_intelligence.result import Result, Run, read_result, write_result
 from synaptic_intelligence.tasks import Stream
 from synaptic_intelligence.train import evaluate as accuracy_on
 from synaptic_intelligence.train import train_epoch
@@ -108,6 +108,28 @@ def test_stopped_between_checkpoint_and_result_it_resumes_to_the_same_numbers(tm
     (tmp_path / ".result.json.abc.part").write_bytes(old[:10])
     assert numbers(resume(plan)) == numbers(whole)
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_run_that_the_result_has_whole_is_kept_without_its_checkpoints(tmp_path: Path, whole: Result) -> None:
+    """As on another machine, where the result has come but the checkpoints have not."""
+    plan = _plan(tmp_path)
+    planned = len(plan.jobs) - len(plan.settings.all_seeds)
+    runs = [run for run in whole.runs if run.seed == 3][:1]
+    write_result(replace(whole, runs=runs), plan.result)
+    told: list[Message] = []
+    result = resume(plan, told.append)
+    trained = {str(message.job) for message in told}
+    assert planned == len(whole.runs) and numbers(result) == numbers(whole)
+    assert "seed 3, c = 0" not in trained
+    assert {"seed 3, first task", "seed 3, c = 50", "seed 4, first task", "seed 4, c = 0", "seed 4, c = 50"} <= trained
+
+
+def test_a_first_task_that_no_run_waits_for_is_not_trained_again(tmp_path: Path, whole: Result) -> None:
+    plan = _plan(tmp_path)
+    write_result(replace(whole, runs=[run for run in whole.runs if run.seed == 3]), plan.result)
+    told: list[Message] = []
+    assert numbers(resume(plan, told.append)) == numbers(whole)
+    assert {message.job.seed for message in told} == {4}
 
 
 def test_a_job_that_another_process_ended_meanwhile_is_told_of(tmp_path: Path, whole: Result) -> None:

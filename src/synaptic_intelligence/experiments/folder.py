@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import final
 
 from synaptic_intelligence.document import JSON, ResultError, exact
 from synaptic_intelligence.experiments.checkpoint import checkpoint_path, read_checkpoint
 from synaptic_intelligence.experiments.environment import describe_environment
+from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.experiments.plan import Job, Plan, Record
 from synaptic_intelligence.experiments.settings import deviations
 from synaptic_intelligence.result import Result, read_result, write_result
@@ -67,10 +68,11 @@ def start_run(plan: Plan, workers: int, command: str, *, overwrite: bool) -> Res
 
 
 def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
-    """Return the result in the folder, and what each job has measured, from its checkpoint.
+    """Return the result in the folder, and what each job has measured.
 
-    Checkpoints may be ahead of the result, as they are written first. A complete result comes without records. Where
-    something is left to train, the file notes under ``resumed`` when that was, and what of the environment is not as
+    Checkpoints may be ahead of the result, as they are written first. A run that the result has whole needs none: it is
+    kept even if its checkpoint is gone, as on another machine. A complete result comes without records. Where something
+    is left to train, the file notes under ``resumed`` when that was, and what of the environment is not as
     it was at the start (workers or git, for instance).
 
     Raises:
@@ -109,7 +111,17 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
     found = {job: read_checkpoint(checkpoint_path(plan.checkpoints, job)) for job in plan.jobs}
     result = replace(result, environment=_with_sitting(result.environment, environment))
     write_result(result, plan.result)
-    return result, {job: checkpoint.record for job, checkpoint in found.items() if checkpoint is not None}
+    trained = {job: checkpoint.record for job, checkpoint in found.items() if checkpoint is not None}
+    return result, {**_complete(result), **trained}
+
+
+def _complete(result: Result) -> dict[Job, Record]:
+    return {
+        Job(run.seed, Method(run.method, run.c)): Record(
+            **{each.name: getattr(run, each.name) for each in fields(Record)}
+        )
+        for run in result.complete_runs
+    }
 
 
 def clear_checkpoints(plan: Plan) -> None:

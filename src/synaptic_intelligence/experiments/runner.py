@@ -83,8 +83,10 @@ def run(
 
 
 def unfinished_jobs(plan: Plan, records: dict[Job, Record]) -> list[Job]:
-    """Return the jobs that still have tasks to train, first tasks first."""
-    return [job for job in plan.jobs if job not in records or len(records[job].accuracy) < plan.stages(job).stop]
+    """Return the jobs that still have tasks to train, first tasks first; a first task that none waits for is not one."""
+    left = [job for job in plan.jobs if job not in records or len(records[job].accuracy) < plan.stages(job).stop]
+    needed = {job.needs for job in left}
+    return [job for job in left if job.method is not None or job in needed]
 
 
 def default_workers(settings: Settings, device: str) -> int:
