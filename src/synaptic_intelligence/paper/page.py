@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, final
 
@@ -135,10 +136,9 @@ def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple
 
 def _expected(rows: list[Row]) -> list[Row]:
     """Return what a number is expected for; where it is expected of training images, those of test images too."""
-    after = [*rows[1:], None]
     return [
         row
-        for row, following in zip(rows, after, strict=True)
+        for row, following in zip_longest(rows, rows[1:])
         if row.expected != "-"
         or (following is not None and following.expected != "-" and following.what.startswith("on training images"))
     ]
