@@ -101,9 +101,6 @@ class Settings:
 
 _OPTIONS = {"rivals": "rival"}
 
-COUNTS_ON = "Adam's count of steps goes on from task to task, as in the authors' code"
-"""The one deviation from the paper's words that its authors' code has."""
-
 _IN_WORDS: dict[str, Callable[[Settings, Settings], str]] = {
     "xi": lambda ours, paper: f"xi {exact(ours.xi)} instead of {exact(paper.xi)}",
     "epochs": lambda ours, paper: f"{ours.epochs} epoch{'s'[: ours.epochs != 1]} instead of {paper.epochs}",
@@ -113,7 +110,7 @@ _IN_WORDS: dict[str, Callable[[Settings, Settings], str]] = {
     "fisher_images": lambda ours, paper: (
         f"Fisher from {ours.fisher_images} images instead of our {paper.fisher_images}"
     ),
-    "keep_step_count": lambda ours, paper: COUNTS_ON,
+    "keep_step_count": lambda ours, paper: "Adam's count of steps goes on from task to task, as in the authors' code",
     "coarse_omega": lambda ours, paper: "omega in bfloat16",
     "limit": lambda ours, paper: f"only the first {ours.limit} images of each task",
 }

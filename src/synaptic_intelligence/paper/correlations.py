@@ -7,7 +7,7 @@ from statistics import fmean
 
 from synaptic_intelligence.paper.row import Row
 from synaptic_intelligence.report.statistics import Estimate, mean_and_interval
-from synaptic_intelligence.report.wording import method_name
+from synaptic_intelligence.report.wording import method_name, seeds_shown
 from synaptic_intelligence.result import Result, Run
 
 _LAYERS = ("first layer", "second layer", "output layer")
@@ -100,7 +100,7 @@ def _reading(what: str, values: list[float], *, above: bool) -> Row:
 
 
 def _seeds(count: int) -> str:
-    return f"({count} seed{'s'[: count != 1]})"
+    return f"({seeds_shown(count)})"
 
 
 def _second_layer(run: Run) -> _Matrix:

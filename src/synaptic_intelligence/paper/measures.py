@@ -17,7 +17,7 @@ from synaptic_intelligence.findings import Findings
 from synaptic_intelligence.paper.row import Row
 from synaptic_intelligence.report.statistics import Estimate, mean_and_interval
 from synaptic_intelligence.report.style import STYLE, footer_height, inscribe
-from synaptic_intelligence.report.wording import study_warnings
+from synaptic_intelligence.report.wording import seeds_shown, study_warnings
 
 _ALL = "all weights"
 _LAYERS = {"0.weight": "first layer", "2.weight": "second layer", "4.weight": "output layer"}
@@ -114,8 +114,7 @@ def _against(ax: Axes, values: NDArray[np.float64], omega: NDArray[np.float64]) 
 
 def _seeds(findings: Findings) -> str:
     numbers: Any = findings.numbers
-    seeds = len(numbers["test_accuracy"])
-    return f"{seeds} seed{'s'[: seeds != 1]}"
+    return seeds_shown(len(numbers["test_accuracy"]))
 
 
 def measure_rows(findings: Findings) -> list[Row]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from synaptic_intelligence.paper.targets import TARGETS, Target
 from synaptic_intelligence.report.statistics import mean_and_interval, summarize
-from synaptic_intelligence.report.wording import method_name
+from synaptic_intelligence.report.wording import method_name, seeds_shown
 from synaptic_intelligence.result import Result
 
 
@@ -42,7 +42,7 @@ def accuracy_rows(result: Result, *, main: bool = True) -> list[Row]:
     rows = []
     for s in summarize(result):
         target = targets.get((s.method, s.c))
-        seeds = f"{s.seeds} seed{'s'[: s.seeds != 1]}"
+        seeds = seeds_shown(s.seeds)
         runs = [run for run in result.complete_runs if (run.method, run.c) == (s.method, s.c)]
         found = {"average accuracy": s.average}
         if all(run.final_train_accuracy for run in runs):
@@ -72,9 +72,8 @@ def paired_rows(result: Result, main: Result) -> list[Row]:
             if (run.method, run.c) == (s.method, s.c) and (run.seed, run.method, run.c) in beside
         ]
         if differences:
-            seeds = f"{len(differences)} seed{'s'[: len(differences) != 1]}"
             what = f"average accuracy less the protocol's, seed by seed, {method_name(s.method, s.c)}"
-            rows.append(Row(what, "-", f"{mean_and_interval(differences)} ({seeds})"))
+            rows.append(Row(what, "-", f"{mean_and_interval(differences)} ({seeds_shown(len(differences))})"))
     return rows
 
 

@@ -15,7 +15,7 @@ from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.paper.row import Row
 from synaptic_intelligence.report.statistics import Estimate, Summary, summarize
 from synaptic_intelligence.report.style import SOFT, STYLE, footer_height, inscribe
-from synaptic_intelligence.report.wording import method_name, numbers_shown, warnings
+from synaptic_intelligence.report.wording import method_name, numbers_shown, seeds_shown, warnings
 from synaptic_intelligence.result import Result
 
 _WIDTH, _HEADER, _PANEL, _AXIS = 9.0, 0.9, 2.6, 0.55  # inches
@@ -92,8 +92,8 @@ def search_rows(results: Sequence[Result]) -> list[Row]:
     found = searched(results)
     rows = []
     for s in found:
-        seeds = f"{s.seeds} seed{'s'[: s.seeds != 1]}"
-        rows.append(Row(f"average accuracy, {method_name(s.method, s.c)}", "-", f"{s.average} ({seeds})"))
+        shown = f"{s.average} ({seeds_shown(s.seeds)})"
+        rows.append(Row(f"average accuracy, {method_name(s.method, s.c)}", "-", shown))
     for method, (_, _, name) in _LINES.items():
         line = _line(found, method)
         if len(line) > 1:

@@ -28,6 +28,16 @@ def method_name(method: str, c: float | None) -> str:
     return ", ".join([*parts, *([] if c is None else [f"c = {exact(c)}"])])
 
 
+def seeds_shown(count: int) -> str:
+    """Say how many seeds a number is of.
+
+    Example:
+        >>> seeds_shown(1), seeds_shown(5)
+        ('1 seed', '5 seeds')
+    """
+    return f"{count} seed{'s'[: count != 1]}"
+
+
 def numbers_shown(summaries: list[Summary]) -> str:
     """Say what the numbers are: means over how many seeds, with which interval.
 
