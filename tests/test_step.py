@@ -742,7 +742,7 @@ def test_new_parameters_and_a_fresh_optimizer_at_once() -> None:
     clone = small_model()
     clone.load_state_dict(model.state_dict())
     optimizer = torch.optim.SGD(clone.parameters(), lr=0.05)
-    with pytest.raises(ValueError, match="not in the optimizer"):
+    with pytest.raises(ValueError, match="none of the named parameters"):
         synapses.attach(optimizer)
     synapses.attach(optimizer, clone.named_parameters())
     train(clone, optimizer, 1)
@@ -1024,3 +1024,57 @@ def test_an_optimizer_whose_step_calls_its_parents(with_closure: bool) -> None:
         b.consolidate()
     assert_close(model.named_parameters(), dict(plain.named_parameters()), 1e-12)
     assert_close(b.omega.items(), dict(a.omega), 1e-12)
+
+
+@pytest.mark.parametrize("form", ["hooks", "inside"])
+@pytest.mark.parametrize("moment", ["before the first step", "later"])
+def test_hooks_that_were_registered_later_may_still_clip(form: str, moment: str) -> None:
+    """The path takes the gradient that the optimizer gets, also where a hook that comes later changes it."""
+
+    def run(clip_in_loop: bool) -> tuple[nn.Module, si.Consolidator]:
+        model = small_model()
+        if form == "inside":
+            optimizer: torch.optim.Optimizer = si.optim.SGD(model.named_parameters(), lr=0.05, c=C, xi=XI)
+            synapses = optimizer.synapses  # type: ignore[attr-defined]
+        else:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+            synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+
+        def clip(*_: Any) -> None:
+            nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+
+        for task in range(2):
+            for number, (x, y) in enumerate(task_batches(task, 6)):
+                if not clip_in_loop and (task, number) == ((0, 0) if moment == "before the first step" else (1, 0)):
+                    optimizer.register_step_pre_hook(clip)
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                if clip_in_loop and (moment == "before the first step" or task == 1):
+                    clip()
+                optimizer.step()
+            if task == 0:
+                synapses.consolidate()
+        return model, synapses
+
+    model, synapses = run(clip_in_loop=False)
+    expected, theirs = run(clip_in_loop=True)
+    assert_close(model.named_parameters(), dict(expected.named_parameters()), 0.0)
+    assert_close(synapses.path.items(), dict(theirs.path), 0.0)
+    assert_close(synapses.omega.items(), dict(theirs.omega), 0.0)
+
+
+def test_a_later_hook_on_an_optimizer_without_closures_is_refused_until_the_synapses_are_last() -> None:
+    class Plain(torch.optim.SGD):
+        def step(self) -> None:  # type: ignore[override]
+            super().step()
+
+    p = nn.Parameter(torch.ones(2))
+    optimizer = Plain([p], lr=0.1)
+    synapses = si.SynapticIntelligence([("w", p)], optimizer, c=C, xi=XI)
+    optimizer.register_step_pre_hook(lambda *_: None)
+    p.grad = torch.ones(2)
+    with pytest.raises(si.SynapseError, match="step hook was registered after the synapses"):
+        optimizer.step()
+    synapses.attach(optimizer)
+    optimizer.step()
+    assert synapses.path["w"].tolist() == pytest.approx([0.1, 0.1])

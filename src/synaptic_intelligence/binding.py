@@ -31,6 +31,9 @@ PostHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 # Wrappers put these into the names of parameters; the saved names must not depend on how a model was wrapped.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
+# Torch's own form of ZeRO, and the root of DeepSpeed's optimizers, which are none of torch's.
+_ZERO = {"ZeroRedundancyOptimizer", "DeepSpeedOptimizer"}
+
 
 def canonical_parameters(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Return the parameters by the names that they have in the bare model, tied ones once.
@@ -41,7 +44,8 @@ def canonical_parameters(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tenso
         named: as ``model.named_parameters()`` gives them, perhaps filtered.
 
     Raises:
-        TypeError: not pairs of name and tensor, or parameters that are complex, integer or not yet initialised.
+        TypeError: not pairs of name and tensor, or parameters that are complex, integer or not yet initialised,
+            flattened by FSDP1, or stepped inside ``backward()``.
         ValueError: no parameter at all, or two parameters of one name.
 
     Example:
@@ -66,8 +70,7 @@ def canonical_parameters(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tenso
     for name, parameter in pairs:
         if id(parameter) in seen:
             continue
-        if is_lazy(parameter):
-            raise TypeError(f"parameter {name!r} is not initialised yet: run one forward pass of the model first")
+        _refuse_unusable(name, parameter)
         if not parameter.is_floating_point():
             raise TypeError(
                 f"parameter {name!r} is {parameter.dtype}: only real floating-point parameters have synapses"
@@ -77,6 +80,23 @@ def canonical_parameters(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tenso
         seen.add(id(parameter))
         parameters[name] = parameter
     return parameters
+
+
+def _refuse_unusable(name: str, parameter: Tensor) -> None:
+    """Raise a TypeError for a parameter that has no values yet, or whose gradient no step hook will see whole."""
+    if is_lazy(parameter):
+        raise TypeError(f"parameter {name!r} is not initialised yet: run one forward pass of the model first")
+    if parameter.is_meta:
+        raise TypeError(f"parameter {name!r} has no values yet (meta device): call to_empty and initialise it first")
+    if getattr(parameter, "_fsdp_flattened", False):
+        raise TypeError(
+            f"parameter {name!r} is flattened (FSDP1), so its part here has no place: use FSDP2, fully_shard"
+        )
+    if getattr(parameter, "_in_backward_optimizers", None):
+        raise TypeError(
+            f"parameter {name!r} is stepped inside backward() by an optimizer of its own, where gradients are not "
+            "complete: step one optimizer after backward() instead"
+        )
 
 
 @final
@@ -91,7 +111,7 @@ class Binding:
 
     Raises:
         TypeError: not an optimizer, one that hides another inside, ZeRO, or LBFGS.
-        ValueError: a parameter is not in the optimizer, or twice; a group's ``c`` is no strength.
+        ValueError: a parameter is not in the optimizer, or twice; none is; a group's ``c`` is no strength.
 
     Example:
         >>> import torch
@@ -102,11 +122,14 @@ class Binding:
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
         kind = type(optimizer).__name__
-        if "ZeroRedundancyOptimizer" in {cls.__name__ for cls in type(optimizer).__mro__}:
-            raise TypeError(f"optimizer {kind} hides gradients from its hooks: use FSDP2 (fully_shard) instead")
+        if _ZERO & {cls.__name__ for cls in type(optimizer).__mro__}:
+            raise TypeError(
+                f"optimizer {kind} (ZeRO) hides gradients from step hooks: use FSDP2 (fully_shard) instead, which "
+                "shards as much"
+            )
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {kind}")
         if "_optimizer_step_pre_hooks" not in vars(optimizer):
             raise TypeError(f"optimizer {kind} wraps another, and has no hooks of its own: pass the one inside it")
         if isinstance(optimizer, LBFGS):
@@ -119,6 +142,11 @@ class Binding:
                 if id(parameter) in places:
                     raise ValueError(f"the optimizer holds a parameter twice, in group {index}: give it each one once")
                 places[id(parameter)] = (index, position)
+        if places and not any(id(parameter) in places for parameter in parameters.values()):
+            raise ValueError(
+                "the optimizer holds none of the named parameters: it is another model's, or holds copies in their "
+                "place, as DeepSpeed's ZeRO does (use FSDP2, fully_shard, instead)"
+            )
         self.places: dict[str, tuple[int, int]] = {}
         for name, parameter in parameters.items():
             if id(parameter) not in places:

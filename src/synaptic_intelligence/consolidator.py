@@ -25,6 +25,7 @@ from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.functional import surrogate_loss
 from synaptic_intelligence.importance import Importance, PathIntegral, TaskEnd
 from synaptic_intelligence.memory import Memory
+from synaptic_intelligence.sharding import local, whole
 from synaptic_intelligence.state import State, refuse_nonfinite
 from synaptic_intelligence.step import OnePass, Step
 from synaptic_intelligence.strength import Strength, as_given, checked_strength, folded, pulls
@@ -162,7 +163,8 @@ class Consolidator:
         """Return the surrogate loss now, for logging; it has no gradient, for steps add that by themselves.
 
         Returns:
-            A tensor without dimensions, in units of the loss.
+            A tensor without dimensions, in units of the loss. Where parameters are sharded, of all their parts: every
+            process must call this.
 
         Source: Zenke et al. 2017, second term of eq. 4.
 
@@ -174,12 +176,12 @@ class Consolidator:
         """
         self._step.follow()
         state, parameters = self._state, self._state.parameters
-        first = next(iter(state.anchor.values()))
+        first = local(next(iter(state.anchor.values())))
         terms = [torch.zeros((), dtype=first.dtype, device=first.device)]
         for _, group, names in self._binding.groups() if state.omega else []:
             c = self._strength(group, names)
             terms += [surrogate_loss(parameters[n], state.anchor[n], *folded(state.omega[n], c)) for n in names]
-        return torch.stack([term.to(terms[0]) for term in terms]).sum()
+        return torch.stack([whole(term).to(terms[0]) for term in terms]).sum()
 
     # The end of a task.
 
@@ -212,7 +214,10 @@ class Consolidator:
         self._step.abandon()
         self._step.follow()
         if estimator.integrates_path and state.steps == 0:
-            raise SynapseError("no optimizer step since the last consolidation, so there is no path: train first")
+            raise SynapseError(
+                "no optimizer step since the last consolidation, so there is no path: train first (a step that finds "
+                "no gradient in p.grad is none)"
+            )
         refuse_nonfinite(state.parameters, "parameter")
         state.warn_of_nonfinite()
         self._warn_of_no_penalty()

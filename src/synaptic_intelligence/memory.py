@@ -8,14 +8,16 @@ from typing import final
 
 from torch import Tensor
 
+from synaptic_intelligence.sharding import local
+
 
 @final
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that the synapses hold between two steps, beyond what training without them holds.
+    """Bytes that the synapses hold between two steps, beyond what training without them holds, in this process.
 
     Attributes:
-        parameters: how many numbers have synapses.
+        parameters: how many numbers have synapses; of sharded parameters, those that lie here.
         path, anchor, omega: bytes of each; omega takes none before the first consolidation.
         scratch: bytes that steps write over, and that are kept for the next one.
 
@@ -47,11 +49,11 @@ class Memory:
 
 
 def total_bytes(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes that the elements of all tensors take.
+    """Return the bytes that the elements of all tensors take, in this process.
 
     Example:
         >>> import torch
         >>> total_bytes([torch.zeros(2), torch.zeros(3, dtype=torch.bfloat16)])
         14
     """
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(part.numel() * part.element_size() for part in map(local, tensors))

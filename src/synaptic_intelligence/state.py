@@ -12,6 +12,7 @@ from torch import Tensor
 from synaptic_intelligence.checkpoint import ImportanceFile
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.memory import Memory, total_bytes
+from synaptic_intelligence.sharding import is_placed_like, is_sharded, local, placed_like
 
 Named = dict[str, Tensor]
 
@@ -27,6 +28,7 @@ class State:
         important: names with any importance; they are pulled even where they get no gradient.
         tasks: how many tasks were consolidated.
         untouched: no step was taken yet, so the anchor still follows the weights.
+        sharded: whether any parameter is; all tensors above are then sharded as their parameters are.
         coarse: whether omega is bfloat16, in half the memory.
         pauses: how many contexts ask that steps pass unseen.
 
@@ -47,6 +49,7 @@ class State:
         self.tasks = 0
         self.when_replaced: Callable[[], None] | None = None  # told when tensors give way to new ones
         self.untouched = True
+        self.sharded = any(map(is_sharded, parameters.values()))
         self.pauses = 0
         self._steps = 0
         # These are counted on the device and read only when somebody asks, so that no step waits for the device.
@@ -81,7 +84,7 @@ class State:
         """Return what all of this takes, with what steps keep beside it."""
         named = (self.path, self.anchor, self.omega)
         path, anchor, omega = (total_bytes(tensors.values()) for tensors in named)
-        count = sum(parameter.numel() for parameter in self.parameters.values())
+        count = sum(local(parameter).numel() for parameter in self.parameters.values())
         return Memory(count, path, anchor, omega, total_bytes(scratch))
 
     def count_step(self, overflow: Tensor | None, skipped: Tensor | None) -> None:
@@ -127,14 +130,16 @@ class State:
             return []
         self.refuse_others(parameters)  # first look, then touch
         replaced = [(self.parameters[name], p) for name, p in parameters.items() if p is not self.parameters[name]]
+        self.sharded = self.sharded or any(is_sharded(new) for _, new in replaced)
         for name, parameter in parameters.items():
             if parameter is not self.parameters[name]:
                 self.parameters[name] = parameter
                 self._versions.pop(name, None)
             anchor = self.anchor[name]
             dtype = torch.promote_types(anchor.dtype, parameter.dtype)
-            if parameter.device != anchor.device or dtype != anchor.dtype:
-                self._move(name, parameter.device, dtype)
+            placed = not self.sharded or is_placed_like(anchor, parameter)
+            if parameter.device != anchor.device or dtype != anchor.dtype or not placed:
+                self._move(name, parameter, dtype)
             if self.untouched:
                 self.anchor[name].copy_(parameter)
         self.parameters = {name: self.parameters[name] for name in parameters}
@@ -250,12 +255,14 @@ class State:
         self.important = {name for name, important in some.items() if bool(important)}
         self.tell_replaced()
 
-    def _move(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    def _move(self, name: str, parameter: Tensor, dtype: torch.dtype) -> None:
+        device = parameter.device
         for named in (self.anchor, self.path):
             if name in named:
-                named[name] = named[name].to(device, dtype)
+                named[name] = placed_like(named[name].to(device, dtype), parameter)
         if name in self.omega:
-            self.omega[name] = self.omega[name].to(device, self._dtype(self.anchor[name]))
+            omega = self.omega[name].to(device, self._dtype(self.anchor[name]))
+            self.omega[name] = placed_like(omega, parameter)
         self._skipped, self._nonfinite = self._skipped.to(device), self._nonfinite.to(device)
         self._versions.pop(name, None)
         self.tell_replaced()
@@ -270,14 +277,14 @@ _version, _kind = attrgetter("_version"), attrgetter("shape", "dtype", "device")
 
 
 def wide_copy(values: Tensor, parameter: Tensor) -> Tensor:
-    """Return a copy of ``values`` on the parameter's device, float32 or wider.
+    """Return a copy of ``values`` on the parameter's device, sharded as it is, float32 or wider.
 
     Example:
         >>> wide_copy(torch.ones(1), torch.zeros(1, dtype=torch.bfloat16)).dtype
         torch.float32
     """
     dtype = torch.promote_types(parameter.dtype, torch.float32)
-    return torch.empty_like(parameter, dtype=dtype, requires_grad=False).copy_(values)
+    return torch.empty_like(parameter, dtype=dtype, requires_grad=False).copy_(placed_like(values, parameter))
 
 
 def refuse_nonfinite(tensors: Mapping[str, Tensor], what: str) -> None:

@@ -6,11 +6,13 @@ first half happens inside it, as soon as the gradient is there.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -22,6 +24,7 @@ from synaptic_intelligence.binding import Binding
 from synaptic_intelligence.errors import SynapseError
 from synaptic_intelligence.native import Plan
 from synaptic_intelligence.passes import pass_after, pass_before
+from synaptic_intelligence.sharding import local_rows, placed_like
 from synaptic_intelligence.state import State
 from synaptic_intelligence.strength import Strength, negative, pulls
 
@@ -93,6 +96,7 @@ class Step:
         self._under_way: list[Group] | None = None
         self._in_one_pass = False
         self._awaits_closure = False
+        self._was_late = False
         self._counts = True
         self._before: defaultdict[int, Plan] = defaultdict(lambda: Plan("pull"))  # for each parameter group
         self._after: defaultdict[int, Plan] = defaultdict(lambda: Plan("integrate_all"))
@@ -119,31 +123,57 @@ class Step:
             )
         positional = len(args) > 1  # args[0] is the optimizer itself
         closure = args[1] if positional else kwargs.get("closure")
-        if closure is None:
+        late = self._other_hooks_follow(optimizer)
+        if closure is None and not late:
             self._begin(optimizer)
             return None
         self.follow()
         self._state.accept_weights()
-        self._awaits_closure = True
-
-        def closure_then_begin() -> Any:
-            if not self._awaits_closure:
-                self._put_back()
-                raise SynapseError(
-                    "the optimizer called its closure twice in one step: such steps have no one gradient"
-                )
-            if self._state.edited():
-                self._awaits_closure = False
-                raise SynapseError(
-                    "the optimizer moved the weights before it called its closure: the gradient is not that of the step"
-                )
-            loss = closure()
-            self._begin(optimizer)
-            return loss
-
+        self._awaits_closure, self._was_late = True, late
+        begun = partial(self._evaluate_then_begin, optimizer, closure)
         if positional:
-            return (args[0], closure_then_begin, *args[2:]), kwargs
-        return args, {**kwargs, "closure": closure_then_begin}
+            return (args[0], begun, *args[2:]), kwargs
+        return args, {**kwargs, "closure": begun}
+
+    @_disable_dynamo
+    def _evaluate_then_begin(self, optimizer: Optimizer, closure: Callable[[], Any] | None) -> Any:
+        """Stand in the place of the user's closure, or where there is none run after all other hooks."""
+        if not self._awaits_closure:
+            self._put_back()
+            raise SynapseError("the optimizer called its closure twice in one step: such steps have no one gradient")
+        if self._state.edited():
+            self._awaits_closure = False
+            raise SynapseError(
+                "the optimizer moved the weights before it called its closure: the gradient is not that of the step"
+            )
+        loss = None if closure is None else closure()
+        self._begin(optimizer)
+        return loss
+
+    def _other_hooks_follow(self, optimizer: Optimizer) -> bool:
+        """Whether step hooks that were registered later run after this one: they may still change the gradients.
+
+        Raises:
+            SynapseError: they do, and the optimizer takes no closure, in which this step could wait for them.
+        """
+        for hook in reversed(optimizer._optimizer_step_pre_hooks.values()):
+            owner = getattr(hook, "__self__", None)
+            if owner is self:
+                return False
+            if not isinstance(owner, Step):
+                break
+        if "closure" not in inspect.signature(type(optimizer).step).parameters:
+            raise SynapseError(
+                "a step hook was registered after the synapses, and may change gradients that they have seen already: "
+                "call synapses.attach(optimizer) once more, or register it before they are made"
+            )
+        return True
+
+    def _become_last(self, optimizer: Optimizer) -> None:
+        """Take the place after all other step hooks; never while the optimizer walks over them."""
+        hooks = optimizer._optimizer_step_pre_hooks
+        for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
+            hooks.move_to_end(key)
 
     @_disable_dynamo
     @torch.no_grad()
@@ -151,6 +181,9 @@ class Step:
         """Integrate the path over the step that was taken, and put the task's gradients back."""
         if self._state.pauses or _is_inner(optimizer):
             return
+        if self._was_late:
+            self._was_late = False
+            self._become_last(optimizer)
         if self._awaits_closure:
             self._awaits_closure = False
             raise SynapseError(
@@ -167,6 +200,7 @@ class Step:
                 row for row in zip(group.parameters, group.gradients, paths, before, strict=True) if row[1] is not None
             ]
             if moved:
+                moved = local_rows(moved) if self._state.sharded else moved
                 found = pass_after(moved, maximize=group.maximize, plan=self._after[group.index])
                 overflow = found if overflow is None else torch.maximum(overflow, found.to(overflow))
         self._put_back()
@@ -204,6 +238,7 @@ class Step:
         """Notice parameters that were replaced, moved or edited since the last step."""
         for old, new in self._state.follow(self._binding.parameters()):
             self._binding.replace(old, new)
+            self._work, self._used = {}, {}  # of other places, perhaps
         self._state.warn_of_edit()
 
     @torch.no_grad()
@@ -227,6 +262,7 @@ class Step:
             if state.coarse:
                 wide, coarse = coarse, wide
             rows = list(zip(group.parameters, group.gradients, anchors, wide, used, work, coarse, strict=True))
+            rows = local_rows(rows) if state.sharded else rows
             pull, plan = negative(c) if group.maximize else c, self._before[group.index]
             pass_before(rows, pull, integrates=self._integrates, plan=plan)
         # Nothing below can fail. The optimizer works on the scratch gradient, which it may edit; the task's own stays.
@@ -241,6 +277,9 @@ class Step:
         c, maximize = self._strength(options, names), bool(options.get("maximize", False))
         parameters = [*map(self._state.parameters.__getitem__, names)]
         gradients = [parameter.grad for parameter in parameters]
+        if self._state.sharded:  # tensor parallelism may leave a gradient in parts that are yet to be summed
+            pairs = zip(gradients, parameters, strict=True)
+            gradients = [None if gradient is None else placed_like(gradient, p) for gradient, p in pairs]
         if all(gradient is not None and gradient.layout is torch.strided for gradient in gradients):
             return Group(index, c, maximize, names, parameters, gradients)
         group = Group(index, c, maximize, [], [], [])

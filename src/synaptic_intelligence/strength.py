@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, optim
 
 from synaptic_intelligence.arguments import checked_number
+from synaptic_intelligence.sharding import is_sharded
 
 Strength: TypeAlias = float | tuple[float, ...]
 
@@ -59,7 +60,7 @@ def refuse_unfit(c: Strength, optimizer: optim.Optimizer, parameters: Mapping[st
     """Raise where there is a strength for each replicate, and optimizer or parameters are not made of replicates.
 
     Raises:
-        TypeError: the optimizer may mix replicates.
+        TypeError: the optimizer may mix replicates, or a parameter is sharded.
         ValueError: a parameter has no leading axis of as many replicates.
 
     Example:
@@ -76,6 +77,8 @@ def refuse_unfit(c: Strength, optimizer: optim.Optimizer, parameters: Mapping[st
             f"{kind.__module__}.{kind.__name__}"
         )
     for name, parameter in parameters.items():
+        if is_sharded(parameter):
+            raise TypeError(f"c is one strength for each replicate, and parameter {name!r} is sharded: give one number")
         if parameter.shape[:1] != (len(c),):
             raise ValueError(
                 f"c has {len(c)} strengths, so parameter {name!r} needs a leading axis of {len(c)} replicates; its "

@@ -9,11 +9,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from synaptic_intelligence import native
 from synaptic_intelligence.errors import SynapseError
 from synaptic_intelligence.optim.kind import Kind, Options
+from synaptic_intelligence.sharding import local_rows
 from synaptic_intelligence.state import State
 from synaptic_intelligence.step import Group
 
@@ -38,7 +38,7 @@ class Walk:
         self._plan = native.Plan(kind.rule)
         self._moving: list[Moving] = []
         self._rows: list[native.Row] = []
-        self._all_fit = self._others = False
+        self._all_fit = False
         self._may_warn = True
 
     @property
@@ -54,8 +54,6 @@ class Walk:
         """
         self._refuse_cleared()
         self.forget()
-        # Some take themselves off when they are called, so that a later look would not see them.
-        self._others = self._are_others()
         if all(map(self._kind.known, self._optimizer.param_groups)):
             names = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
             moving = self._look_at(names)
@@ -75,11 +73,8 @@ class Walk:
 
         Returns:
             A tensor without dimensions: 1 if an increment of the path was not finite, else 0.
-
-        Raises:
-            SynapseError: a gradient that was replaced is one that the kernel cannot read.
         """
-        moving = self._looked_at_again() if self._others or self._are_others() else self._moving
+        moving = self._moving
         omega, kind = self._kept.omega, self._kind
         settings = [
             kind.begin(options, state, parameter, 2 * options["c"] if omega and name is not None else 0.0)
@@ -87,7 +82,8 @@ class Walk:
         ]
         if self._all_fit:
             # The moments anew: some are made when a step begins.
-            found = (kind.walked(options, state) for options, state, _, _, _ in moving)
+            found = [kind.walked(options, state) for options, state, _, _, _ in moving]
+            found = local_rows(found) if self._kept.sharded else found
             rows = [(*row[:5], *moments, row[8]) for row, moments in zip(self._rows, found, strict=True)]
         else:
             # For this step alone, a gradient that lies in other places is copied into the parameter's.
@@ -96,10 +92,6 @@ class Walk:
         overflow = torch.tensor(int(native.run(kind.rule, rows, settings)))
         torch.autograd.graph.increment_version([parameter for _, _, parameter, _, _ in moving])
         return overflow
-
-    def _are_others(self) -> bool:
-        """Whether other step hooks than the synapses' may replace what was looked over."""
-        return len(self._optimizer._optimizer_step_pre_hooks) > 1 or bool(_global_optimizer_pre_hooks)
 
     def _refuse_cleared(self) -> None:
         state = self._optimizer.state
@@ -123,22 +115,6 @@ class Walk:
                     moving.append((options, state, parameter, name, gradient))
         return moving
 
-    def _looked_at_again(self) -> list[Moving]:
-        important = self._kept.important
-        moving = self._look_at(
-            {
-                id(parameter): name
-                for options, _, parameter, name, _ in self._moving
-                if name is not None and (parameter.grad is not None or (name in important and options["c"] > 0))
-            }
-        )
-        if self._first_unfit(moving) is not None:
-            raise SynapseError(
-                "a step hook of this optimizer has given a parameter or a gradient another dtype or layout: change "
-                "them before the step"
-            )
-        return moving
-
     def _first_unfit(self, moving: list[Moving]) -> Moving | None:
         """Return the first that the kernel cannot walk over; bring into their places those that lie in others."""
         self._rows = self._as_rows(moving)
@@ -154,7 +130,7 @@ class Walk:
         wide, coarse = ({}, kept.omega) if kept.coarse else (kept.omega, {})
         held: tuple[Mapping[Any, Tensor], ...] = (kept.path, kept.anchor, wide, coarse)
         path, anchor, omega, half = (named.get for named in held)
-        return [
+        rows: list[native.Row] = [
             (
                 *(parameter, gradient, path(name), anchor(name), omega(name)),
                 *walked(options, state),
@@ -162,6 +138,7 @@ class Walk:
             )
             for options, state, parameter, name, gradient in moving
         ]
+        return local_rows(rows) if kept.sharded else rows
 
     def _settled(self, each: Moving) -> bool:
         """Return whether the kernel can step a parameter; bring into its places what lies in others."""

@@ -1,0 +1,108 @@
+"""Parameters that are sharded over processes (DTensors, as FSDP2 makes them), and the part of them that lies here.
+
+The equations are elementwise, so each process computes them on its own part alone, and a step needs no communication.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def is_sharded(tensor: Tensor | None) -> bool:
+    """Return whether a tensor is a DTensor, of which other processes may hold other parts.
+
+    Example:
+        >>> import torch
+        >>> is_sharded(torch.ones(1))
+        False
+    """
+    # Where nobody has imported it, nothing can be one; to import it takes half a second.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that lies in this process, as a view: all of it, if it is not sharded.
+
+    Example:
+        >>> import torch
+        >>> whole = torch.ones(1)
+        >>> local(whole) is whole
+        True
+    """
+    part: Any = tensor
+    return part.to_local() if is_sharded(tensor) else tensor
+
+
+def local_rows(rows: Sequence[tuple[Tensor | None, ...]]) -> list[tuple[Tensor | None, ...]]:
+    """Return rows of tensors with :func:`local` of each.
+
+    Example:
+        >>> import torch
+        >>> local_rows([(torch.ones(1), None)])
+        [(tensor([1.]), None)]
+    """
+    return [tuple(None if tensor is None else local(tensor) for tensor in row) for row in rows]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor; where it is sharded, every process of its mesh must call this.
+
+    Example:
+        >>> import torch
+        >>> whole(torch.ones(1))
+        tensor([1.])
+    """
+    sharded: Any = tensor
+    return sharded.full_tensor() if is_sharded(tensor) else tensor
+
+
+def is_placed_like(tensor: Tensor, parameter: Tensor) -> bool:
+    """Return whether each process holds the same part of both.
+
+    Example:
+        >>> import torch
+        >>> is_placed_like(torch.ones(1), torch.zeros(1))
+        True
+    """
+    if is_sharded(tensor) != is_sharded(parameter):
+        return False
+    one, other = _spec(tensor), _spec(parameter)
+    return one == other
+
+
+def placed_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return a tensor with its parts where the parameter has its own, itself if they lie so.
+
+    From a whole tensor each process takes its own part, without communication: it must be the same in all of them.
+    To whole tensors, or from one mesh to another, every process must call this.
+
+    Example:
+        >>> import torch
+        >>> tensor = torch.ones(1)
+        >>> placed_like(tensor, torch.zeros(1)) is tensor
+        True
+    """
+    if is_placed_like(tensor, parameter):
+        return tensor
+    if not is_sharded(parameter):
+        return whole(tensor)
+    from torch.distributed.tensor import DTensor, Replicate
+
+    placed: Any = parameter
+    mesh = placed.device_mesh
+    if is_sharded(tensor) and _spec(tensor)[0] == mesh:
+        begun: Any = tensor
+    else:
+        everywhere = [Replicate() for _ in range(mesh.ndim)]
+        begun = DTensor.from_local(whole(tensor).to(parameter.device), mesh, everywhere, run_check=False)
+    moved: Tensor = begun.redistribute(placements=placed.placements)
+    return moved
+
+
+def _spec(tensor: Any) -> tuple[Any, ...]:
+    return (tensor.device_mesh, tuple(tensor.placements)) if is_sharded(tensor) else ()
