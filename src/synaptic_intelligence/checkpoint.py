@@ -20,6 +20,7 @@ from torch import Tensor
 
 from synaptic_intelligence.atomic import replacing
 from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.sharding import first_process_alone, is_sharded, whole
 from synaptic_intelligence.strength import Strength, as_given
 from synaptic_intelligence.version import __version__
 
@@ -115,6 +116,8 @@ def _strength(value: object) -> Strength | None:
 def write_importance(file: ImportanceFile, path: Path) -> None:
     """Write an importance file in one step; an old one at ``path`` stays whole until the new one is.
 
+    Where tensors are sharded, every process must call this; the first one writes, and all wait for it.
+
     Raises:
         OSError: the folder does not exist, is read-only or full.
 
@@ -127,7 +130,16 @@ def write_importance(file: ImportanceFile, path: Path) -> None:
         tensor([1., 1.])
     """
     kinds = {"omega": file.omega, "anchor": file.anchor, "path": file.path if file.steps else {}}
-    tensors = {f"{kind}/{name}": t.contiguous() for kind, named in kinds.items() for name, t in named.items()}
+    named_as_saved = {f"{kind}/{name}": t for kind, named in kinds.items() for name, t in named.items()}
+    sharded = any(map(is_sharded, named_as_saved.values()))
+    with first_process_alone(sharded) as writes:
+        gathered = ((key, whole(tensor)) for key, tensor in named_as_saved.items())
+        tensors = {key: tensor.contiguous().cpu() for key, tensor in gathered if writes}
+        if writes:
+            _write(tensors, file, path)
+
+
+def _write(tensors: dict[str, Tensor], file: ImportanceFile, path: Path) -> None:
     header = {
         "schema": SCHEMA,
         "estimator": file.estimator,

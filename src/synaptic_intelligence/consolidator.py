@@ -345,6 +345,8 @@ class Consolidator:
     def save(self, path: str | Path) -> None:
         """Write importance and anchor to a safetensors file, with the path too in the middle of a task.
 
+        Where parameters are sharded, every process must call this, and the first one writes.
+
         Raises:
             OSError: the folder does not exist, is read-only or full; an old file stays whole.
 

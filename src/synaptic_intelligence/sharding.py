@@ -6,9 +6,11 @@ The equations are elementwise, so each process computes them on its own part alo
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -61,6 +63,19 @@ def whole(tensor: Tensor) -> Tensor:
     return sharded.full_tensor() if is_sharded(tensor) else tensor
 
 
+def anywhere(condition: Tensor) -> bool:
+    """Return whether a condition holds anywhere; where it is sharded, in any process, and every one must call this.
+
+    ``bool()`` of a DTensor would answer for this process alone.
+
+    Example:
+        >>> import torch
+        >>> anywhere(torch.tensor([False, True]))
+        True
+    """
+    return bool(whole(condition.any()))
+
+
 def is_placed_like(tensor: Tensor, parameter: Tensor) -> bool:
     """Return whether each process holds the same part of both.
 
@@ -102,6 +117,34 @@ def placed_like(tensor: Tensor, parameter: Tensor) -> Tensor:
         begun = DTensor.from_local(whole(tensor).to(parameter.device), mesh, everywhere, run_check=False)
     moved: Tensor = begun.redistribute(placements=placed.placements)
     return moved
+
+
+@contextmanager
+def first_process_alone(sharded: bool) -> Iterator[bool]:
+    """Return a context that yields whether this process writes a file; with shards, all leave it together.
+
+    Args:
+        sharded: whether other processes hold other parts of what is written. Without, each writes its own.
+
+    Raises:
+        OSError: the first process could not write; it is raised in all of them.
+
+    Example:
+        >>> with first_process_alone(sharded=False) as writes:
+        ...     writes
+        True
+    """
+    if not sharded:
+        yield True
+        return
+    failure: list[OSError | None] = [None]
+    try:
+        yield dist.get_rank() == 0
+    except OSError as error:
+        failure = [error]
+    dist.broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        raise failure[0]
 
 
 def _spec(tensor: Any) -> tuple[Any, ...]:

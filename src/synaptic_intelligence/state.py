@@ -12,7 +12,7 @@ from torch import Tensor
 from synaptic_intelligence.checkpoint import ImportanceFile
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.memory import Memory, total_bytes
-from synaptic_intelligence.sharding import is_placed_like, is_sharded, local, placed_like
+from synaptic_intelligence.sharding import anywhere, is_placed_like, is_sharded, local, placed_like
 
 Named = dict[str, Tensor]
 
@@ -227,10 +227,10 @@ class State:
                 raise SynapseError(f"{what} has {kind} of other names or shapes than the parameters: {other}")
             copies[kind] = {name: wide_copy(named[name], p) for name, p in self.parameters.items() if name in named}
             refuse_nonfinite(copies[kind], f"{what}: {kind} of")  # what is wider there may overflow here
-        negative = [name for name, omega in copies["omega"].items() if bool((omega < 0).any())]
+        negative = [name for name, omega in copies["omega"].items() if anywhere(omega < 0)]
         if negative:
             raise SynapseError(f"{what} has an omega below zero for {negative}")
-        if not file.tasks and any(bool(omega.any()) for omega in copies["omega"].values()):
+        if not file.tasks and any(anywhere(omega != 0) for omega in copies["omega"].values()):
             raise SynapseError(f"{what} has an omega, but no task was consolidated")
         return copies
 
@@ -251,8 +251,7 @@ class State:
             self.omega[name] = self._rounded(omega.pop(name), self.anchor[name])
         self.tasks, self._steps, self.untouched = tasks, steps, False
         self._skipped.zero_()
-        some = {name: (values != 0).any() for name, values in self.omega.items()}
-        self.important = {name for name, important in some.items() if bool(important)}
+        self.important = {name for name, values in self.omega.items() if anywhere(values != 0)}
         self.tell_replaced()
 
     def _move(self, name: str, parameter: Tensor, dtype: torch.dtype) -> None:
@@ -293,6 +292,6 @@ def refuse_nonfinite(tensors: Mapping[str, Tensor], what: str) -> None:
     Example:
         >>> refuse_nonfinite({"w": torch.ones(1)}, "parameter")
     """
-    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    bad = [name for name, tensor in tensors.items() if anywhere(~tensor.isfinite())]
     if bad:
         raise SynapseError(f"{what} {bad} is not finite; nothing was changed")

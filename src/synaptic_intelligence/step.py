@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from synaptic_intelligence.binding import Binding
 from synaptic_intelligence.errors import SynapseError
-from synaptic_intelligence.native import Plan
+from synaptic_intelligence.native import Plan, Row
 from synaptic_intelligence.passes import pass_after, pass_before
 from synaptic_intelligence.sharding import local_rows, placed_like
 from synaptic_intelligence.state import State
@@ -171,7 +171,7 @@ class Step:
 
     def _become_last(self, optimizer: Optimizer) -> None:
         """Take the place after all other step hooks; never while the optimizer walks over them."""
-        hooks = optimizer._optimizer_step_pre_hooks
+        hooks: Any = optimizer._optimizer_step_pre_hooks  # an OrderedDict
         for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
             hooks.move_to_end(key)
 
@@ -196,7 +196,7 @@ class Step:
             overflow = self._inside.overflow
         for group in self._under_way if self._integrates and not self._in_one_pass else []:
             paths, before = (map(named.__getitem__, group.names) for named in (self._state.path, self._work))
-            moved = [
+            moved: list[Row] = [
                 row for row in zip(group.parameters, group.gradients, paths, before, strict=True) if row[1] is not None
             ]
             if moved:

@@ -9,19 +9,23 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
 from oracle import small_model
 from stacks.plain import RATE, STEPS, TASKS, XI, C, Outcome, batches, synapses_of
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_checkpoint
+from torch.distributed.checkpoint.state_dict_saver import save as save_checkpoint
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.parallel import DistributedDataParallel
 
 import synaptic_intelligence as si
 
 Wrap = Literal["bare", "ddp", "fsdp2"]
 Form = Literal["hooks", "inside"]
+Kind = Literal["exact", "empirical"]
 ALL = STEPS * TASKS
 
 
@@ -94,14 +98,14 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, synap
     """Save model and optimizer, and the synapses if they are not inside."""
     of_model, of_optimizer = get_state_dict(model, optimizer)
     state: dict[str, Any] = {"model": of_model, "optimizer": of_optimizer}
-    dcp.save({**state, "synapses": synapses} if synapses else state, checkpoint_id=folder)
+    save_checkpoint({**state, "synapses": synapses} if synapses else state, checkpoint_id=folder)
 
 
 def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, synapses: si.Consolidator | None) -> None:
     """Load what :func:`save` saved, by any number of ranks."""
     of_model, of_optimizer = get_state_dict(model, optimizer)
     state: dict[str, Any] = {"model": of_model, "optimizer": of_optimizer}
-    dcp.load({**state, "synapses": synapses} if synapses else state, checkpoint_id=folder)
+    load_checkpoint({**state, "synapses": synapses} if synapses else state, checkpoint_id=folder)
     set_state_dict(model, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer)
 
 
@@ -114,5 +118,151 @@ def whole_outcome(bare: nn.Module, synapses: si.Consolidator) -> Outcome:
 
 
 def full(tensor: Any) -> Tensor:
-    found: Tensor = tensor.full_tensor() if isinstance(tensor, torch.distributed.tensor.DTensor) else tensor
+    found: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return found
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A wrapped model in the middle of its second task."""
+
+    bare: nn.Module
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    synapses: si.Consolidator
+
+    def backward(self, number: int) -> None:
+        task, step = divmod(number, STEPS)
+        x, y = batches(task, torch.float64)[step]
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.model(part(x)), part(y)).backward()
+
+    def step(self, number: int) -> None:
+        self.backward(number)
+        self.optimizer.step()
+
+
+def bench(wrap: Wrap, form: Form = "hooks") -> Bench:
+    bare = small_model(torch.float64)
+    made = wrapped(bare, wrap)
+    found = Bench(bare, made, *optimizer_and_synapses(made, form))
+    for number in range(STEPS + 3):
+        found.step(number)
+        if number + 1 == STEPS:
+            found.synapses.consolidate()
+    return found
+
+
+def count_messages(rank: int, wrap: Wrap, form: Form) -> int:
+    """Return how many collectives one step takes, gradients being there already."""
+    own = bench(wrap, form)
+    own.backward(STEPS + 3)
+    with CommDebugMode() as seen:
+        own.optimizer.step()
+    return int(seen.get_total_counts())
+
+
+def shard_after_a_task(rank: int) -> Outcome:
+    """Train the first task on the whole model, then shard it; the new optimizer is given the old moments."""
+    model = small_model(torch.float64)
+    optimizer, synapses = optimizer_and_synapses(model, "hooks")
+    for number in range(ALL):
+        task, step = divmod(number, STEPS)
+        x, y = batches(task, torch.float64)[step]
+        optimizer.zero_grad()
+        if task == 0:  # each rank the same
+            F.cross_entropy(model(x), y).backward()
+        else:
+            F.cross_entropy(model(part(x)), part(y)).backward()
+        optimizer.step()
+        if step + 1 == STEPS and task + 1 < TASKS:
+            synapses.consolidate()
+        if number + 1 == STEPS:
+            moments = [optimizer.state[p] for p in model.parameters()]
+            wrapped(model, "fsdp2")
+            optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+            synapses.attach(optimizer, model.named_parameters())
+            sharded: Any
+            for sharded, old in zip(model.parameters(), moments, strict=True):
+                placed = (sharded.device_mesh, sharded.placements)
+                moved = {name: distribute_tensor(old[name], *placed) for name in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[sharded] = {"step": old["step"], **moved}
+    return whole_outcome(model, synapses)
+
+
+def samples(rank: int) -> list[tuple[Tensor, Tensor]]:
+    """One rank has three batches of 16, the other a single one of 5: together the data of one process."""
+    x, y = batches(0, torch.float64)[3]
+    return batches(0, torch.float64)[:3] if rank == 0 else [(x[:5], y[:5])]
+
+
+def fisher_omega(rank: int, wrap: Wrap, kind: Kind, given: str = "wrapped") -> Any:
+    """Return what Fisher finds, and whether gradients and modes are as they were."""
+    bare = small_model(torch.float64)
+    model = wrapped(bare, wrap)
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    fisher = si.Fisher(model if given == "wrapped" else bare, F.cross_entropy, kind=kind, chunk_size=4)
+    synapses = si.Consolidator(model.named_parameters(), optimizer, fisher, c=C)
+    model.train()
+    gradients = [p.grad for p in model.parameters()]
+    data = samples(rank) if dist.is_initialized() else [*samples(0), *samples(1)]
+    synapses.consolidate(data)
+    same = model.training and all(a is p.grad for a, p in zip(gradients, model.parameters(), strict=True))
+    return {name: full(omega).clone() for name, omega in synapses.omega.items()}, same
+
+
+def save_importance(rank: int, file: Path) -> Outcome:
+    own = bench("fsdp2")
+    own.synapses.save(file)
+    return whole_outcome(own.bare, own.synapses)
+
+
+def load_importance(rank: int, file: Path) -> Outcome:
+    bare = small_model(torch.float64)
+    model = wrapped(bare, "fsdp2")
+    _, synapses = optimizer_and_synapses(model, "hooks")
+    synapses.load(file)
+    return whole_outcome(bare, synapses)
+
+
+def message_of(rank: int, mistake: str, *args: Any) -> str:
+    """Return what is raised on this rank."""
+    try:
+        globals()[mistake](rank, *args)
+    except (OSError, TypeError, si.SynapseError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def consolidate_with_a_hole(rank: int) -> None:
+    """A weight is not finite, in the part of one rank alone."""
+    own = bench("fsdp2")
+    weight: Any = own.bare.get_parameter("0.weight")
+    if rank == 1:
+        with torch.no_grad():
+            weight.to_local().data.fill_(torch.nan)  # unseen by version counters, as what a step leaves
+    own.synapses.consolidate()
+
+
+def strength_for_each_replicate(rank: int) -> None:
+    model = wrapped(small_model(torch.float64), "fsdp2")
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    si.SynapticIntelligence(model.named_parameters(), optimizer, c=torch.tensor([0.0, 1.0]), xi=XI)
+
+
+def penalty_and_memory(rank: int, wrap: Wrap) -> tuple[Tensor, si.Memory, int]:
+    own = bench(wrap)
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in own.bare.parameters()]
+    return own.synapses.penalty(), own.synapses.memory(), sum(p.numel() for p in local)
+
+
+def pull_without_gradient(rank: int, wrap: Wrap) -> Outcome:
+    """The last layer has importance, and gets no gradient in the second task: it is pulled alone."""
+    own = bench(wrap)
+    for number in range(STEPS + 3, STEPS + 8):
+        own.backward(number)
+        for name, parameter in own.bare.named_parameters():
+            if name.startswith("3."):
+                parameter.grad = None
+        own.optimizer.step()
+    return whole_outcome(own.bare, own.synapses)

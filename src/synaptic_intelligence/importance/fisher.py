@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import ClassVar, Literal, final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from synaptic_intelligence.errors import SynapseError, warn
+from synaptic_intelligence.importance.data import bare, batches, group_of, in_turn, undisturbed
 from synaptic_intelligence.importance.estimator import TaskEnd
+from synaptic_intelligence.sharding import is_sharded, local, placed_like
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Kind = Literal["exact", "empirical"]
@@ -24,6 +26,8 @@ class Fisher:
     With ``kind="exact"`` the labels are drawn from the model itself: all classes are summed, weighted by their
     softmax probability. With ``kind="empirical"`` they are the data's. Gradients are per sample, never of a batch's
     mean. The model is evaluated in eval mode; its training flags, buffers and all random state stay as they were.
+    Where several processes train it, the data of all counts, and each is given its part. In DDP (give the wrapped
+    model) they estimate side by side; sharded by FSDP2, they take one sample at a time together: slow.
 
     Args:
         model: the network whose parameters are protected; called with a batch of inputs.
@@ -75,7 +79,8 @@ class Fisher:
             ValueError: ``kind="exact"`` and the outputs are not ``[samples, classes]``.
         """
         assert end.data is not None  # the consolidator has seen to it
-        own = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        group, model = group_of(self.model), bare(self.model)
+        own = {id(parameter): name for name, parameter in model.named_parameters()}
         lost = [name for name, parameter in end.parameters.items() if id(parameter) not in own]
         if lost:
             raise SynapseError(
@@ -84,35 +89,39 @@ class Fisher:
         names = {own[id(p)]: name for name, p in end.parameters.items() if p.requires_grad}
         theta = {inner: end.parameters[name] for inner, name in names.items()}
         total = {name: torch.zeros_like(anchor) for name, anchor in end.anchor.items()}  # omega may have few digits
-        samples, squares = 0, self._squares
-        with _undisturbed(self.model), torch.enable_grad():
-            for inputs, targets in _batches(end.data):
+        sharded = any(map(is_sharded, theta.values()))
+        samples, squares = 0, self._squares_one_by_one if sharded else self._squares
+        found_in = in_turn(batches(end.data), group) if sharded else batches(end.data)
+        with undisturbed(model), torch.enable_grad():
+            for inputs, targets in found_in:
                 for x, y in zip(inputs.split(self.chunk_size), targets.split(self.chunk_size), strict=True):
-                    for label, weight in self._labels(x, y):
+                    for label, weight in self._labels(model, x, y):
                         try:
-                            found = squares(theta, x, label, weight)
+                            found = squares(model, theta, x, label, weight)
                         except RuntimeError as reason:
                             if squares == self._squares_one_by_one or isinstance(reason, torch.OutOfMemoryError):
                                 raise
                             # What vmap cannot run (control flow that depends on data, an old autograd.Function, random
                             # numbers) is the same sum one sample at a time; a mistake of the user's own raises there.
                             squares = self._squares_one_by_one
-                            found = squares(theta, x, label, weight)
+                            found = squares(model, theta, x, label, weight)
                             _warn_of_loop(reason)
                         for inner, square in found.items():
-                            total[names[inner]] += square
+                            local(total[names[inner]]).add_(square)
                 samples += len(inputs)
+        if group is not None and not sharded:
+            samples = _summed_over(group, total, samples)
         if samples == 0:
             raise SynapseError("data held no samples; pass batches of (inputs, targets) of the task that ends")
         return {name: omega + total[name] / samples for name, omega in end.omega.items()}
 
-    def _labels(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _labels(self, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield labels for the samples, and the weight of each."""
         if self.kind == "empirical":
             yield y, torch.ones(len(x), device=x.device)
             return
         with torch.no_grad():
-            output = self.model(x)
+            output = model(x)
         if not isinstance(output, Tensor) or output.ndim != 2:
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(
@@ -122,11 +131,13 @@ class Fisher:
             if bool(weight.any()):  # classes that are masked out have no probability, and an infinite loss
                 yield torch.full((len(x),), label, device=x.device), weight
 
-    def _squares(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    def _squares(
+        self, model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
         """Return the weighted sum over samples of the squared gradients of each sample's loss."""
 
         def sample_loss(parameters: dict[str, Tensor], one_x: Tensor, one_y: Tensor) -> Tensor:
-            return self.loss(functional_call(self.model, parameters, (one_x[None],)), one_y[None])
+            return self.loss(functional_call(model, parameters, (one_x[None],)), one_y[None])
 
         detached = {name: parameter.detach() for name, parameter in theta.items()}
         # `grad` records inside; outside, parameters that are not protected would hang every chunk's graph on the sum.
@@ -135,18 +146,27 @@ class Fisher:
         return {name: _weighted(g, weight) for name, g in gradients.items()}
 
     def _squares_one_by_one(
-        self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor
+        self, model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor
     ) -> dict[str, Tensor]:
         """Return what :meth:`_squares` does, by one backward pass for each sample."""
         total: dict[str, Tensor] = {}
         for one_x, one_y, one_weight in zip(x.split(1), y.split(1), weight.split(1), strict=True):
-            loss = self.loss(self.model(one_x), one_y)
-            gradients = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
+            gradients = _gradients(self.loss(model(one_x), one_y), model, list(theta.values()))
             for name, g in zip(theta, gradients, strict=True):
                 if g is not None:
                     square = _weighted(g[None], one_weight)
                     total[name] = total[name] + square if name in total else square
         return total
+
+
+def _gradients(loss: Tensor, model: nn.Module, parameters: list[Tensor]) -> list[Tensor | None]:
+    """Return the gradients, of sharded parameters the parts that lie here."""
+    if not any(map(is_sharded, parameters)):
+        return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+    # FSDP2 reduces gradients on their way into p.grad: the mean over processes, which all have the same sample.
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return [None if p.grad is None else local(placed_like(p.grad, p)) for p in parameters]
 
 
 def _weighted(gradients: Tensor, weight: Tensor) -> Tensor:
@@ -170,38 +190,10 @@ def _warn_of_loop(reason: RuntimeError) -> None:
     warn(f"vmap cannot run this model ({first_line}); Fisher goes one sample at a time: slower, the same numbers")
 
 
-def _batches(data: object) -> Iterator[tuple[Tensor, Tensor]]:
-    message = "data must be an iterable of (inputs, targets) batches of equal length, such as a DataLoader or [(x, y)]"
-    if isinstance(data, Tensor) or (isinstance(data, tuple) and any(isinstance(part, Tensor) for part in data)):
-        raise TypeError(f"{message}; wrap a single batch in a list")
-    if not isinstance(data, Iterable):
-        raise TypeError(f"{message}, not {type(data).__name__}")
-    for batch in data:
-        match batch:
-            case (Tensor() as inputs, Tensor() as targets) if len(inputs) == len(targets):
-                yield inputs, targets
-            case _:
-                raise TypeError(f"{message}; got a batch of type {type(batch).__name__}")
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode; leave training flags and random state as they were found."""
-    training = [module for module in model.modules() if module.training]
-    buffers = [
-        (module, name, buffer, buffer.clone(), buffer._version)
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=devices):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module in training:
-                module.training = True
-            for module, name, buffer, before, version in buffers:
-                setattr(module, name, buffer)  # a model may change its buffers in eval mode too, or replace them
-                if buffer._version != version:
-                    buffer.copy_(before)
+def _summed_over(group: Any, total: Mapping[str, Tensor], samples: int) -> int:
+    """Add up what the processes of a group have found, each from its own data; return how many samples they had."""
+    for tensor in total.values():
+        dist.all_reduce(tensor, group=group)
+    counts: list[int] = [0] * dist.get_world_size(group)
+    dist.all_gather_object(counts, samples, group=group)
+    return sum(counts)

@@ -1,0 +1,42 @@
+"""DistributedDataParallel: two gloo ranks against one process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracle import assert_close
+from stacks.jobs import Form, Job, Kind, count_messages, fisher_omega, train
+from stacks.plain import assert_same, train_plainly
+from stacks.ranks import Ranks
+
+pytestmark = pytest.mark.stack("DDP")
+
+
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["", "clipped"])
+@pytest.mark.parametrize("form", ["hooks", "inside"])
+def test_two_ranks_equal_one_process_within_1e_12(two_ranks: Ranks, form: Form, clip: float | None) -> None:
+    """Each rank has half of each batch; around an optimizer and inside, with and without clipping."""
+    first, second = two_ranks.run(train, Job("ddp", form, clip=clip))
+    assert_same(first, second)
+    assert_same(first, train_plainly(dtype=torch.float64, clip=clip), weights=1e-12, importance=1e-12)
+
+
+@pytest.mark.parametrize("form", ["hooks", "inside"])
+def test_a_step_communicates_nothing(two_ranks: Ranks, form: Form) -> None:
+    """A step with synapses sends no message: the gradients are summed already."""
+    assert two_ranks.run(count_messages, "ddp", form) == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["exact", "empirical"])
+def test_fisher_counts_the_data_of_all_ranks_within_1e_12(two_ranks: Ranks, kind: Kind) -> None:
+    """Each rank estimates from its own data, of other sizes, and the sums are added up."""
+    expected, _ = fisher_omega(0, "bare", kind)
+    for omega, untouched in two_ranks.run(fisher_omega, "ddp", kind):
+        assert_close(omega.items(), expected, 1e-12)
+        assert untouched
+
+
+def test_fisher_of_the_unwrapped_model_is_warned_of(two_ranks: Ranks) -> None:
+    """The inner module does not say that there are other ranks, whose data would not count."""
+    with pytest.raises(RuntimeError, match="give the estimator the wrapped model"):
+        two_ranks.run(fisher_omega, "ddp", "exact", "bare")
