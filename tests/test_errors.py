@@ -152,6 +152,32 @@ def _(folder: Path) -> None:
     make(named=model.named_parameters(), optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
 
 
+@case("parameters without values, on the meta device", TypeError)
+def _(folder: Path) -> None:
+    with torch.device("meta"):
+        model = nn.Linear(2, 3)
+    make(named=model.named_parameters(), optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@case("parameters that FSDP1 has flattened", TypeError)
+def _(folder: Path) -> None:
+    model = small_model()
+    for parameter in model.parameters():
+        vars(parameter)["_fsdp_flattened"] = True  # as torch marks them; tests/stacks has the real one
+    make(named=model.named_parameters(), optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@case("parameters that are stepped inside `backward()`", TypeError)
+def _(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its own parts
+        from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
+
+    model = small_model()
+    _apply_optimizer_in_backward(torch.optim.SGD, model.parameters(), {"lr": 0.1})
+    make(named=model.named_parameters(), optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+
+
 @case("the optimizer is none", TypeError)
 def _(folder: Path) -> None:
     make(optimizer=object())
@@ -187,6 +213,19 @@ def _(folder: Path) -> None:
     make(optimizer=ZeroRedundancyOptimizer.__new__(ZeroRedundancyOptimizer))
 
 
+@case("DeepSpeed's ZeRO", TypeError)
+def _(folder: Path) -> None:
+    class DeepSpeedOptimizer:  # the root of its optimizers, which are none of torch's
+        pass
+
+    class DeepSpeedZeroOptimizer(DeepSpeedOptimizer):
+        pass
+
+    with pytest.raises(TypeError, match="FSDP2"):
+        make(optimizer=DeepSpeedZeroOptimizer())
+    make(optimizer=DeepSpeedZeroOptimizer())
+
+
 @case("LBFGS", TypeError)
 def _(folder: Path) -> None:
     model = small_model()
@@ -197,6 +236,11 @@ def _(folder: Path) -> None:
 def _(folder: Path) -> None:
     model = small_model()
     make(model=model, optimizer=torch.optim.SGD(model[0].parameters(), lr=0.1))
+
+
+@case("an optimizer that holds none of the parameters", ValueError)
+def _(folder: Path) -> None:
+    make(optimizer=torch.optim.SGD(small_model().parameters(), lr=0.1))
 
 
 @case("a parameter that is twice in the optimizer", ValueError)
@@ -322,6 +366,19 @@ class Failing(torch.optim.SGD):
         if self.fail:
             raise OSError("no luck")
         return super().step(closure)
+
+
+@case("a step hook registered after the synapses, where steps take no closure", si.SynapseError)
+def _(folder: Path) -> None:
+    class WithoutClosure(torch.optim.SGD):
+        def step(self) -> None:  # type: ignore[override]
+            super().step()
+
+    bench = Bench()
+    optimizer = WithoutClosure(bench.model.parameters(), lr=0.1)
+    bench.synapses.attach(optimizer)
+    optimizer.register_step_pre_hook(lambda *_: None)
+    bench.fails(optimizer.step)
 
 
 @case("new gradients on top of a step that raised", si.SynapseError)
