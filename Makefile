@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test docs clean
+.PHONY: help install demo test stacks docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ test: install ## run every check and test
 
 docs: install ## make docs/paper.md and what README quotes again from results/
 	@$(BIN)/python scripts/build_docs.py
+
+stacks: install ## compare the training stacks with the plain loop once more, and record what docs/stacks.md shows
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/stacks --quiet --record-stacks results/stacks.json
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -19,6 +19,7 @@ from coarse_table import coarse_table
 from matplotlib.figure import Figure
 from overhead_figure import MOVED, draw_overhead, over_triad, peak, target
 from overhead_figure import overhead as ratios_of
+from stacks_table import stacks_table, works_with
 
 from synaptic_intelligence.paper.page import write_paper
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows
@@ -30,7 +31,7 @@ from synaptic_intelligence.report.wording import numbers_shown, warnings
 from synaptic_intelligence.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/cost.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/cost.md", "docs/stacks.md")
 FIGURES = Path("docs/figures")
 _PART = re.compile(r"(<!-- (\w+) from (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
@@ -174,6 +175,8 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "replicates": replicates,
     "coarse": coarse,
     "workers": workers,
+    "stacks": stacks_table,
+    "works": works_with,
 }
 
 

@@ -1,6 +1,6 @@
 """Make the environment that `make` works in: `python scripts/install.py .venv`.
 
-Installs the project (editable) with its extras `experiments`, `cifar` and `dev`, at the versions in constraints.txt.
+Installs the project (editable) with the extras that its tests need, at the versions in constraints.txt.
 A torch that the environment already holds is kept if pyproject.toml allows it, so that you can bring a CPU or a CUDA
 build of your own. Where packages come from is pip's own configuration. Needs nothing but Python and its venv module.
 """
@@ -15,6 +15,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+_EXTRAS = "experiments,cifar,accelerate,lightning,huggingface,dev"
 
 # What every torch with CUDA brings in a version of its own.
 _CUDA = ("cuda-", "nvidia-", "triton==")
@@ -95,7 +97,9 @@ def install(python: Path, pins: list[str]) -> None:
         print("installing the other packages", flush=True)
         # The build tools are installed, and so pinned, like the rest; then the build needs no environment of its own.
         _pip(python, file, "-qq", "hatchling", "editables")
-        _pip(python, file, "-qq", "--no-build-isolation", "--editable", f"{ROOT}[experiments,cifar,dev]")
+        _pip(python, file, "-qq", "--no-build-isolation", "--editable", f"{ROOT}[{_EXTRAS}]")
+        # It asks for torchvision, wandb and more, which its strategies do not use: the tests have stand-ins for them.
+        _pip(python, file, "-qq", "--no-deps", "avalanche-lib")
 
 
 def _pip(python: Path, file: Path, *arguments: str) -> None:

@@ -129,7 +129,7 @@ class Binding:
                 "shards as much"
             )
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {kind}")
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {kind}: of a wrapper, pass the one inside")
         if "_optimizer_step_pre_hooks" not in vars(optimizer):
             raise TypeError(f"optimizer {kind} wraps another, and has no hooks of its own: pass the one inside it")
         if isinstance(optimizer, LBFGS):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from oracle import assert_close
+from stacks.example import first_task_accuracies, run_example
 from stacks.jobs import Form, Job, Kind, count_messages, fisher_omega, train
 from stacks.plain import assert_same, train_plainly
 from stacks.ranks import Ranks
@@ -40,3 +43,9 @@ def test_fisher_of_the_unwrapped_model_is_warned_of(two_ranks: Ranks) -> None:
     """The inner module does not say that there are other ranks, whose data would not count."""
     with pytest.raises(RuntimeError, match="give the estimator the wrapped model"):
         two_ranks.run(fisher_omega, "ddp", "exact", "bare")
+
+
+def test_the_example_keeps_the_first_task_better_with_synapses(tmp_path: Path) -> None:
+    """``examples/data_parallel.py`` under torchrun."""
+    with_synapses, without = first_task_accuracies(run_example("data_parallel.py", tmp_path, ranks=2))
+    assert with_synapses > without + 0.1

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from oracle import assert_close, small_model
+from stacks.example import first_task_accuracies, run_example
 from stacks.jobs import (
     Form,
     Job,
@@ -110,3 +111,9 @@ def test_strengths_of_replicates_are_refused(two_ranks: Ranks) -> None:
     first, second = two_ranks.run(message_of, "strength_for_each_replicate")
     assert first == second
     assert first.startswith("TypeError: c is one strength for each replicate, and parameter '0.weight' is sharded")
+
+
+def test_the_example_keeps_the_first_task_better_with_synapses(tmp_path: Path) -> None:
+    """``examples/fully_sharded.py`` under torchrun."""
+    with_synapses, without = first_task_accuracies(run_example("fully_sharded.py", tmp_path, ranks=2))
+    assert with_synapses > without + 0.1

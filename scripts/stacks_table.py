@@ -1,0 +1,68 @@
+"""What the tests of the training stacks have shown, as tables: from results/stacks.json, which the tests write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+# In the order of the page; a stack of the tests that is not here is an error, so that none is forgotten.
+STACKS = (
+    "plain PyTorch",
+    "mixed precision",
+    "accumulation and clipping",
+    "torch.compile",
+    "DDP",
+    "FSDP2",
+    "distributed checkpoints",
+    "Accelerate",
+    "Lightning",
+    "Hugging Face Trainer",
+    "PEFT",
+    "Avalanche",
+    "refused",
+)
+_REFUSED = "refused"
+
+
+def stacks_table(file: Path) -> str:
+    """Return a table of all stacks: what each test has shown, in the words of its name and its docstring.
+
+    Raises:
+        ValueError: a stack is not known here.
+    """
+    found = _read(file)
+    lines = ["| stack | shown | in other words | outcome |", "| :-- | :-- | :-- | :-- |"]
+    for stack in STACKS:
+        for row in (row for row in found["tests"] if row["stack"] == stack):
+            name = row["test"].removeprefix("test_").replace("_", " ")
+            many = f", {row['variants']} forms" if row["variants"] > 1 else ""
+            lines.append(f"| {stack} | {name} | {row['shows']} | {row['outcome']}{many} |")
+    versions = ", ".join(f"{package} {version}" for package, version in found["packages"].items())
+    made = f"Made by `{found['command']}` with {versions}, Python {found['python']}, on a CPU"
+    return "\n".join([*lines, "", f"{made}: [`{file.name}`](results/{file.name}).", ""])
+
+
+def works_with(file: Path) -> str:
+    """Return the line that names the stacks of which every test has passed."""
+    tests = _read(file)["tests"]
+    shown = [
+        stack
+        for stack in STACKS
+        if stack not in (_REFUSED, "plain PyTorch")
+        and any(row["stack"] == stack for row in tests)
+        and all(row["outcome"] == "passed" for row in tests if row["stack"] == stack)
+    ]
+    passed = sum(row["stack"] in shown for row in tests)
+    return (
+        f"Works with {', '.join(shown[:-1])} and {shown[-1]}: {passed} tests compare them with the plain loop, number "
+        "by number ([docs/stacks.md](docs/stacks.md)).\n"
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    other = sorted({row["stack"] for row in found["tests"]} - {*STACKS})
+    if other:
+        raise ValueError(f"{file}: scripts/stacks_table.py does not know the stacks {other}")
+    return found

@@ -1,0 +1,1 @@
+"""Training stacks, one file each; import the one you use."""
