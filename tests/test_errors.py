@@ -443,6 +443,13 @@ def _(folder: Path) -> None:
         bench.train(1)  # still on the old optimizer
 
 
+@case("new parameters of other values in the place of the old", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = Bench()
+    other = small_model(seed=1)
+    bench.synapses.attach(torch.optim.SGD(other.parameters(), lr=0.1), other.named_parameters())
+
+
 @case("a parameter replaced by another shape", si.SynapseError)
 def _(folder: Path) -> None:
     bench = Bench()

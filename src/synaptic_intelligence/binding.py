@@ -142,7 +142,8 @@ class Binding:
                 if id(parameter) in places:
                     raise ValueError(f"the optimizer holds a parameter twice, in group {index}: give it each one once")
                 places[id(parameter)] = (index, position)
-        if places and not any(id(parameter) in places for parameter in parameters.values()):
+        trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
+        if places and trained and not any(id(parameter) in places for parameter in parameters.values()):
             raise ValueError(
                 "the optimizer holds none of the named parameters: it is another model's, or holds copies in their "
                 "place, as DeepSpeed's ZeRO does (use FSDP2, fully_shard, instead)"

@@ -264,6 +264,7 @@ class Consolidator:
             )
         self._state.refuse_others(binding.parameters())
         self._state.warn_of_edit()
+        self._state.warn_of_other_weights(binding.parameters())
         self._step.abandon()
         step = Step(binding, self._state, self._strength)
         binding.hold(step.before, step.after, instead_of=self._binding)

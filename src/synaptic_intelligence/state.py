@@ -179,6 +179,24 @@ class State:
                 "stays: if you loaded other weights, load the synapses' state too (said once)"
             )
 
+    def warn_of_other_weights(self, parameters: Mapping[str, Tensor]) -> None:
+        """Warn if parameters in the places of others have other values; before the first step they may.
+
+        A model that is sharded leaves its old parameters without memory, and cannot be asked.
+        """
+        others = [
+            name
+            for name, new in parameters.items()
+            if new is not (old := self.parameters[name])
+            and not (self.untouched or is_sharded(new) or is_sharded(old))
+            and not torch.equal(old, new.to(old))
+        ]
+        if others:
+            warn(
+                f"the new parameters {others} have other values than those in whose place they are: they are pulled to "
+                "where the old ones were; load the weights first, or make new synapses for another model"
+            )
+
     def refuse_others(self, parameters: Mapping[str, Tensor]) -> None:
         """Raise a SynapseError unless the parameters can take the places of those that are known."""
         for name, parameter in parameters.items():
