@@ -36,6 +36,7 @@ def test_the_readme_shows_python() -> None:
     assert ROOT / "README.md" in WITH_PYTHON
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch.compile's own
 @pytest.mark.parametrize("document", WITH_PYTHON, ids=_identify)
 def test_python_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
