@@ -1,4 +1,4 @@
-"""What the tests of the training stacks have shown, as tables: from results/stacks.json, which the tests write."""
+"""What the tests of the training stacks have shown, in tables: from results/stacks.json, which the tests write."""
 
 from __future__ import annotations
 
@@ -26,21 +26,28 @@ _REFUSED = "refused"
 
 
 def stacks_table(file: Path) -> str:
-    """Return a table of all stacks: what each test has shown, in the words of its name and its docstring.
+    """Return a table for each stack: what each test has shown, in the words of its name and its docstring.
 
     Raises:
         ValueError: a stack is not known here.
     """
     found = _read(file)
-    lines = ["| stack | shown | in other words | outcome |", "| :-- | :-- | :-- | :-- |"]
+    versions = ", ".join(f"{package} {version}" for package, version in found["packages"].items())
+    made = f"Made by `{found['command']}` with {versions}, Python {found['python']}, on a CPU"
+    lines = [f"{made}: [`{file.name}`](results/{file.name})."]
     for stack in STACKS:
+        lines += [
+            "",
+            f"### {stack[0].upper()}{stack[1:]}",
+            "",
+            "| shown | in other words | outcome |",
+            "| :-- | :-- | :-- |",
+        ]
         for row in (row for row in found["tests"] if row["stack"] == stack):
             name = row["test"].removeprefix("test_").replace("_", " ")
             many = f", {row['variants']} forms" if row["variants"] > 1 else ""
-            lines.append(f"| {stack} | {name} | {row['shows']} | {row['outcome']}{many} |")
-    versions = ", ".join(f"{package} {version}" for package, version in found["packages"].items())
-    made = f"Made by `{found['command']}` with {versions}, Python {found['python']}, on a CPU"
-    return "\n".join([*lines, "", f"{made}: [`{file.name}`](results/{file.name}).", ""])
+            lines.append(f"| {name} | {row['shows']} | {row['outcome']}{many} |")
+    return "\n".join([*lines, ""])
 
 
 def works_with(file: Path) -> str:
