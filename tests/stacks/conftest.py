@@ -1,4 +1,4 @@
-"""Two processes for all tests that need them, and the record of what the tests have shown.
+"""Two processes for all tests of a module that need them, and the record of what the tests have shown.
 
 `pytest tests/stacks --record-stacks results/stacks.json` writes the record, from which docs/stacks.md is made.
 """
@@ -18,7 +18,7 @@ _PACKAGES = ("torch", "accelerate", "lightning", "transformers", "peft", "avalan
 _KEY = "stack"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # so that no other test meets the processes
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     ranks = Ranks(2, tmp_path_factory.mktemp("ranks"))
     yield ranks

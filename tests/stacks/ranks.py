@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import os
 import traceback
 import warnings
@@ -78,14 +80,10 @@ class Ranks:
 
 
 def _as_file(packed: bytes) -> Any:
-    import io
-
     return io.BytesIO(packed)
 
 
 def _packed(value: Any) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
@@ -105,4 +103,5 @@ def _serve(rank: int, count: int, meet: str, work: Queue[Any], done: Queue[tuple
         except BaseException:
             found, well = traceback.format_exc(), False
         done.put((rank, well, _packed(found)))
+    gc.collect()  # sharded tensors that are still there when Python ends may abort gloo
     dist.destroy_process_group()
