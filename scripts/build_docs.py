@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from overhead_figure import MOVED, draw_overhead, over_triad, peak, target
 from overhead_figure import overhead as ratios_of
 from stacks_table import stacks_table, works_with
+from two_corpora_table import PARTS, draw_two_corpora
 
 from synaptic_intelligence.paper.page import write_paper
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows
@@ -177,12 +178,14 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "workers": workers,
     "stacks": stacks_table,
     "works": works_with,
+    **PARTS,
 }
 
 
 DRAWERS: dict[str, Callable[[Path], Figure]] = {
     "figure": lambda file: draw_figure(read_result(file)),
     "overhead": lambda file: draw_overhead(json.loads(file.read_text("utf-8"))),
+    "forgotten": lambda file: draw_two_corpora(json.loads(file.read_text("utf-8"))),
 }
 
 
