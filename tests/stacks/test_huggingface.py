@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from stacks.by_rank import train_by_trainer
 from stacks.example import first_task_accuracies, run_example
 from stacks.plain import (
     RATE,
@@ -31,6 +32,7 @@ from stacks.plain import (
     synapses_of,
     train_plainly,
 )
+from stacks.ranks import Ranks
 from stacks.trainers import AtEnd, Classifier, Crash, Stop, adamw, fast_and_tidy, rows, sgd, synaptic, trainer_of
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerControl, TrainerState
@@ -407,3 +409,10 @@ def test_the_example_keeps_the_first_task_better_with_synapses(tmp_path: Path) -
     """``examples/huggingface_trainer.py``."""
     with_synapses, without = first_task_accuracies(run_example("huggingface_trainer.py", tmp_path))
     assert with_synapses > without + 0.04
+
+
+def test_two_ranks_equal_one_process_within_1e_6(two_ranks: Ranks, tmp_path: Path) -> None:
+    """DDP in the Trainer, each rank with half of each batch, in float32."""
+    first, second = two_ranks.run(train_by_trainer, tmp_path)
+    assert_same(first, second)
+    assert_same(first, train_plainly(make_optimizer=adamw), weights=1e-6, importance=1e-6)

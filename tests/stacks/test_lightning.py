@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from oracle import same, small_model
+from stacks.by_rank import fit_by_lightning
 from stacks.example import first_task_accuracies, run_example
 from stacks.plain import (
     STEPS,
@@ -31,6 +32,7 @@ from stacks.plain import (
     synapses_of,
     train_plainly,
 )
+from stacks.ranks import Ranks
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
@@ -556,3 +558,10 @@ def test_the_example_keeps_the_first_task_better_with_synapses(tmp_path: Path) -
     """``examples/lightning_callback.py``."""
     with_synapses, without = first_task_accuracies(run_example("lightning_callback.py", tmp_path))
     assert with_synapses > without + 0.1
+
+
+def test_two_ranks_of_ddp_equal_one_process_within_1e_12(two_ranks: Ranks) -> None:
+    """``strategy="ddp"``, each rank with half of each batch."""
+    first, second = two_ranks.run(fit_by_lightning)
+    assert_same(first, second)
+    assert_same(first, train_plainly(dtype=torch.float64), weights=1e-12, importance=1e-12)
