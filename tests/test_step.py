@@ -1078,3 +1078,38 @@ def test_a_later_hook_on_an_optimizer_without_closures_is_refused_until_the_syna
     synapses.attach(optimizer)
     optimizer.step()
     assert synapses.path["w"].tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_a_hook_that_comes_later_may_move_the_weights_before_the_step() -> None:
+    """The path starts where the optimizer starts; that weights were changed between steps is warned of."""
+    p = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    synapses = si.SynapticIntelligence([("w", p)], optimizer, c=C, xi=XI)
+
+    def shrink(*_: Any) -> None:
+        with torch.no_grad():
+            p.mul_(0.5)
+
+    optimizer.register_step_pre_hook(shrink)
+    for _ in range(2):
+        p.grad = torch.ones(2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", si.SynapseWarning)
+            optimizer.step()
+    assert p.tolist() == pytest.approx([0.1, 0.1])
+    assert synapses.path["w"].tolist() == pytest.approx([0.2, 0.2])
+
+
+def test_a_later_hook_where_the_closure_is_not_called_is_said() -> None:
+    class Deaf(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            super().step()
+
+    p = nn.Parameter(torch.ones(2))
+    optimizer = Deaf([p], lr=0.1)
+    si.SynapticIntelligence([("w", p)], optimizer, c=C, xi=XI)
+    optimizer.register_step_pre_hook(lambda *_: None)
+    p.grad = torch.ones(2)
+    with pytest.raises(si.SynapseError, match="registered after the synapses, and the optimizer did not call"):
+        optimizer.step()
+    optimizer.step()  # by now they come last

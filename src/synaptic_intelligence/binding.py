@@ -146,7 +146,8 @@ class Binding:
         if places and trained and not any(id(parameter) in places for parameter in parameters.values()):
             raise ValueError(
                 "the optimizer holds none of the named parameters: it is another model's, or holds copies in their "
-                "place, as DeepSpeed's ZeRO does (use FSDP2, fully_shard, instead)"
+                "place, as DeepSpeed's ZeRO does (use FSDP2, fully_shard, instead); or FSDP2 has left the model whole "
+                "after a forward pass (call model.reshard() first)"
             )
         self.places: dict[str, tuple[int, int]] = {}
         for name, parameter in parameters.items():

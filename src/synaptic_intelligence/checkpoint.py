@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from synaptic_intelligence.atomic import replacing
 from synaptic_intelligence.errors import SynapseError
-from synaptic_intelligence.sharding import first_process_alone, is_sharded, whole
+from synaptic_intelligence.sharding import processes_of, together, whole
 from synaptic_intelligence.strength import Strength, as_given
 from synaptic_intelligence.version import __version__
 
@@ -130,13 +131,12 @@ def write_importance(file: ImportanceFile, path: Path) -> None:
         tensor([1., 1.])
     """
     kinds = {"omega": file.omega, "anchor": file.anchor, "path": file.path if file.steps else {}}
-    named_as_saved = {f"{kind}/{name}": t for kind, named in kinds.items() for name, t in named.items()}
-    sharded = any(map(is_sharded, named_as_saved.values()))
-    with first_process_alone(sharded) as writes:
-        gathered = ((key, whole(tensor)) for key, tensor in named_as_saved.items())
-        tensors = {key: tensor.contiguous().cpu() for key, tensor in gathered if writes}
-        if writes:
-            _write(tensors, file, path)
+    saved = {f"{kind}/{name}": tensor for kind, named in kinds.items() for name, tensor in named.items()}
+    group = next(filter(None, map(processes_of, saved.values())), None)
+    writes = group is None or dist.get_rank(group) == 0
+    gathered = ((key, whole(tensor)) for key, tensor in saved.items())
+    tensors = {key: tensor.contiguous().cpu() for key, tensor in gathered if writes}
+    together(group, lambda: _write(tensors, file, path) if writes else None)
 
 
 def _write(tensors: dict[str, Tensor], file: ImportanceFile, path: Path) -> None:

@@ -25,7 +25,7 @@ from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.functional import surrogate_loss
 from synaptic_intelligence.importance import Importance, PathIntegral, TaskEnd
 from synaptic_intelligence.memory import Memory
-from synaptic_intelligence.sharding import local, whole
+from synaptic_intelligence.sharding import local, processes_of, together, whole
 from synaptic_intelligence.state import State, refuse_nonfinite
 from synaptic_intelligence.step import OnePass, Step
 from synaptic_intelligence.strength import Strength, as_given, checked_strength, folded, pulls
@@ -373,7 +373,8 @@ class Consolidator:
 
         Example: see :meth:`save`.
         """
-        self._take_over(read_importance(Path(path)), str(path))
+        group = processes_of(next(iter(self._state.parameters.values())))
+        self._take_over(together(group, lambda: read_importance(Path(path))), str(path))
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         """Refuse copies and pickles: they would lose the optimizer's hooks without a word."""

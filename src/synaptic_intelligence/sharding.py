@@ -6,12 +6,15 @@ The equations are elementwise, so each process computes them on its own part alo
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 from torch import Tensor
+
+from synaptic_intelligence.errors import SynapseError
+
+T = TypeVar("T")
 
 
 def is_sharded(tensor: Tensor | None) -> bool:
@@ -119,32 +122,57 @@ def placed_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return moved
 
 
-@contextmanager
-def first_process_alone(sharded: bool) -> Iterator[bool]:
-    """Return a context that yields whether this process writes a file; with shards, all leave it together.
-
-    Args:
-        sharded: whether other processes hold other parts of what is written. Without, each writes its own.
+def processes_of(tensor: Tensor) -> Any:
+    """Return the process group over which a tensor is sharded; None if it is not.
 
     Raises:
-        OSError: the first process could not write; it is raised in all of them.
+        SynapseError: it is sharded over several dimensions of a part of all processes.
 
     Example:
-        >>> with first_process_alone(sharded=False) as writes:
-        ...     writes
+        >>> import torch
+        >>> processes_of(torch.ones(1)) is None
         True
     """
-    if not sharded:
-        yield True
-        return
-    failure: list[OSError | None] = [None]
+    if not is_sharded(tensor):
+        return None
+    sharded: Any = tensor
+    mesh = sharded.device_mesh
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    if mesh.size() == dist.get_world_size():
+        return dist.group.WORLD
+    raise SynapseError(
+        f"parameters are sharded over {mesh.ndim} dimensions of {mesh.size()} of {dist.get_world_size()} processes, "
+        "which have no group of their own: save or estimate from data where they are all of them"
+    )
+
+
+def together(group: Any, action: Callable[[], T]) -> T:
+    """Return what an action returns; where it raises in one process of a group, raise that in all of them.
+
+    Args:
+        group: None for a process that acts alone.
+        action: it must not communicate, as it may raise in one process before others come to it.
+
+    Example:
+        >>> together(None, lambda: 3)
+        3
+    """
+    if group is None:
+        return action()
+    result, failure = None, None
     try:
-        yield dist.get_rank() == 0
-    except OSError as error:
-        failure = [error]
-    dist.broadcast_object_list(failure, src=0)
-    if failure[0] is not None:
-        raise failure[0]
+        result = action()
+    except Exception as error:
+        failure = error
+    failures: list[Exception | None] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(failures, failure, group=group)
+    if failure is not None:
+        raise failure
+    for other in failures:
+        if other is not None:
+            raise other
+    return cast(T, result)
 
 
 def _spec(tensor: Any) -> tuple[Any, ...]:

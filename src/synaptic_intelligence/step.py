@@ -141,7 +141,7 @@ class Step:
         if not self._awaits_closure:
             self._put_back()
             raise SynapseError("the optimizer called its closure twice in one step: such steps have no one gradient")
-        if self._state.edited():
+        if closure is not None and self._state.edited():
             self._awaits_closure = False
             raise SynapseError(
                 "the optimizer moved the weights before it called its closure: the gradient is not that of the step"
@@ -181,11 +181,16 @@ class Step:
         """Integrate the path over the step that was taken, and put the task's gradients back."""
         if self._state.pauses or _is_inner(optimizer):
             return
-        if self._was_late:
-            self._was_late = False
+        late, self._was_late = self._was_late, False
+        if late:
             self._become_last(optimizer)
         if self._awaits_closure:
             self._awaits_closure = False
+            if late:
+                raise SynapseError(
+                    "a step hook was registered after the synapses, and the optimizer did not call the closure in "
+                    "which they waited for it: this step was not seen; call synapses.attach(optimizer) before it"
+                )
             raise SynapseError(
                 "the optimizer did not call the closure that it was given: the step had no gradient to see"
             )
@@ -338,7 +343,7 @@ def _only_makes_state(optimizer: Optimizer) -> bool:
     which never has state, may step many times at rate zero: there is no path in that either.)
     """
     rates = [group.get("lr") for group in optimizer.param_groups]
-    return not optimizer.state and all(isinstance(rate, (int, float)) and rate == 0 for rate in rates)
+    return not optimizer.state and all(rate is not None and float(rate) == 0 for rate in rates)
 
 
 def _unscale(optimizer: Optimizer) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 def fit_by_lightning(rank: int) -> Outcome:
     """One fit with ``strategy="ddp"``, whose epochs are the tasks, in float64."""
     import lightning.pytorch as pl
-    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     from synaptic_intelligence.integrations.lightning import SynapticCallback
 

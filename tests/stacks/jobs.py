@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_checkpoint
 from torch.distributed.checkpoint.state_dict_saver import save as save_checkpoint
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.parallel import DistributedDataParallel
@@ -36,6 +37,7 @@ class Job:
     Attributes:
         wrap, form: how the model is wrapped, and where the synapses are.
         clip: the norm of all gradients, over all ranks, is clipped at this.
+        accumulate: so many batches make one step; gradients are summed over ranks at the last one alone.
         load, save: folders of distributed checkpoints, from before the first and after the last step.
     """
 
@@ -44,6 +46,7 @@ class Job:
     first: int = 0
     last: int = ALL
     clip: float | None = None
+    accumulate: int = 1
     load: Path | None = None
     save: Path | None = None
 
@@ -67,6 +70,18 @@ def optimizer_and_synapses(model: nn.Module, form: Form) -> tuple[torch.optim.Op
     return optimizer, synapses_of(model, optimizer)
 
 
+@contextmanager
+def synchronised(model: nn.Module, now: bool) -> Iterator[None]:
+    """Sum gradients over ranks or not yet, as the wrapper of the model says it."""
+    if isinstance(model, DistributedDataParallel):
+        with nullcontext() if now else model.no_sync():
+            yield
+        return
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
+    yield
+
+
 def part(batch: Tensor) -> Tensor:
     """This rank's part of a batch, or all of it in a process that is alone."""
     return batch.chunk(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else batch
@@ -82,11 +97,15 @@ def train(rank: int, job: Job) -> Outcome:
     for number in range(job.first, job.last):
         task, step = divmod(number, STEPS)
         x, y = batches(task, torch.float64)[step]
-        optimizer.zero_grad()
-        F.cross_entropy(model(part(x)), part(y)).backward()
+        last = (number + 1) % job.accumulate == 0
+        with synchronised(model, last):
+            (F.cross_entropy(model(part(x)), part(y)) / job.accumulate).backward()
+        if not last:
+            continue
         if job.clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), job.clip)
         optimizer.step()
+        optimizer.zero_grad()
         if step + 1 == STEPS and task + 1 < TASKS:
             synapses.consolidate()
     if job.save is not None:
@@ -196,19 +215,66 @@ def samples(rank: int) -> list[tuple[Tensor, Tensor]]:
     return batches(0, torch.float64)[:3] if rank == 0 else [(x[:5], y[:5])]
 
 
-def fisher_omega(rank: int, wrap: Wrap, kind: Kind, given: str = "wrapped") -> Any:
-    """Return what Fisher finds, and whether gradients and modes are as they were."""
-    bare = small_model(torch.float64)
+Given = Literal["wrapped", "bare", "compiled"]
+
+
+def fisher_omega(rank: int, wrap: Wrap, kind: Kind, given: Given = "wrapped", *, norm: bool = False) -> Any:
+    """Return what Fisher finds, and whether gradients and modes are as they were; evaluated shortly before."""
+    bare: nn.Module = with_batch_norm(rank) if norm else small_model(torch.float64)
     model = wrapped(bare, wrap)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    fisher = si.Fisher(model if given == "wrapped" else bare, F.cross_entropy, kind=kind, chunk_size=4)
+    models = {"wrapped": model, "bare": bare, "compiled": torch.compile(model, backend="eager")}
+    fisher = si.Fisher(models[given], F.cross_entropy, kind=kind, chunk_size=4)  # type: ignore[arg-type]
     synapses = si.Consolidator(model.named_parameters(), optimizer, fisher, c=C)
+    with torch.no_grad():
+        model.eval()(batches(0, torch.float64)[0][0])
     model.train()
-    gradients = [p.grad for p in model.parameters()]
+    buffers = [buffer.clone() for buffer in bare.buffers()]
     data = samples(rank) if dist.is_initialized() else [*samples(0), *samples(1)]
     synapses.consolidate(data)
-    same = model.training and all(a is p.grad for a, p in zip(gradients, model.parameters(), strict=True))
+    same = model.training and all(p.grad is None for p in synapses._state.parameters.values())
+    same = same and all(map(torch.equal, buffers, bare.buffers()))
     return {name: full(omega).clone() for name, omega in synapses.omega.items()}, same
+
+
+def fisher_with_batch_norm(rank: int, wrap: Wrap) -> Any:
+    return fisher_omega(rank, wrap, "exact", norm=True)
+
+
+def with_batch_norm(rank: int) -> nn.Module:
+    """A network whose running means differ from rank to rank."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
+    model[1].get_buffer("running_mean").fill_(0.3 * rank)
+    return model
+
+
+def fisher_while_accumulating(rank: int) -> None:
+    """The gradients of a batch are not summed over ranks yet."""
+    own = bench_with_fisher()
+    with synchronised(own.model, now=False):
+        own.backward(0)
+    own.synapses.consolidate(samples(rank))
+
+
+def fisher_of_sums(rank: int) -> None:
+    """Gradients are summed over ranks, not averaged."""
+    own = bench_with_fisher()
+    for layer in own.model.children():
+        assert isinstance(layer, FSDPModule)
+        layer.set_gradient_divide_factor(1.0)
+    own.synapses.consolidate(samples(rank))
+
+
+def fisher_of_the_inner_module(rank: int) -> None:
+    fisher_omega(rank, "ddp", "exact", "bare")
+
+
+def bench_with_fisher() -> Bench:
+    model = wrapped(small_model(torch.float64), "fsdp2")
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    fisher = si.Fisher(model, F.cross_entropy, kind="empirical")
+    return Bench(model, model, optimizer, si.Consolidator(model.named_parameters(), optimizer, fisher, c=C))
 
 
 def save_importance(rank: int, file: Path) -> Outcome:
@@ -223,6 +289,11 @@ def load_importance(rank: int, file: Path) -> Outcome:
     _, synapses = optimizer_and_synapses(model, "hooks")
     synapses.load(file)
     return whole_outcome(bare, synapses)
+
+
+def load_where_it_is(rank: int, file: Path) -> None:
+    """The file is on the first rank alone, as on machines without a common folder."""
+    load_importance(rank, file if rank == 0 else file.with_name("nowhere"))
 
 
 def message_of(rank: int, mistake: str, *args: Any) -> str:

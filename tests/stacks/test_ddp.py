@@ -8,7 +8,7 @@ import pytest
 import torch
 from oracle import assert_close
 from stacks.example import first_task_accuracies, run_example
-from stacks.jobs import Form, Job, Kind, count_messages, fisher_omega, train
+from stacks.jobs import Form, Job, Kind, count_messages, fisher_omega, fisher_with_batch_norm, message_of, train
 from stacks.plain import assert_same, train_plainly
 from stacks.ranks import Ranks
 
@@ -39,10 +39,32 @@ def test_fisher_counts_the_data_of_all_ranks_within_1e_12(two_ranks: Ranks, kind
         assert untouched
 
 
-def test_fisher_of_the_unwrapped_model_is_warned_of(two_ranks: Ranks) -> None:
-    """The inner module does not say that there are other ranks, whose data would not count."""
-    with pytest.raises(RuntimeError, match="give the estimator the wrapped model"):
-        two_ranks.run(fisher_omega, "ddp", "exact", "bare")
+def test_fisher_of_the_unwrapped_model_is_refused(two_ranks: Ranks) -> None:
+    """The inner module does not say that there are other ranks, which would go ways of their own."""
+    for message in two_ranks.run(message_of, "fisher_of_the_inner_module"):
+        assert message.startswith("SynapseError: this is one of 2 processes")
+        assert "give the estimator the wrapped model" in message
+
+
+def test_fisher_of_a_compiled_model_within_1e_12(two_ranks: Ranks) -> None:
+    """DDP inside torch.compile is found, and its ranks are counted."""
+    expected, _ = fisher_omega(0, "bare", "exact")
+    for omega, _ in two_ranks.run(fisher_omega, "ddp", "exact", "compiled"):
+        assert_close(omega.items(), expected, 1e-12)
+
+
+def test_fisher_with_batch_norm_within_1e_12(two_ranks: Ranks) -> None:
+    """All ranks estimate with the running means of the first, and have their own afterwards."""
+    for omega, untouched in two_ranks.run(fisher_with_batch_norm, "ddp"):
+        assert_close(omega.items(), fisher_with_batch_norm(0, "bare")[0], 1e-12)
+        assert untouched
+
+
+def test_accumulation_without_synchronisation_within_1e_12(two_ranks: Ranks) -> None:
+    """``no_sync``: two batches make a step, and gradients are summed over ranks at the second."""
+    first, second = two_ranks.run(train, Job("ddp", accumulate=2))
+    assert_same(first, second)
+    assert_same(first, train_plainly(dtype=torch.float64, accumulate=2), weights=1e-12, importance=1e-12)
 
 
 def test_the_example_keeps_the_first_task_better_with_synapses(tmp_path: Path) -> None:

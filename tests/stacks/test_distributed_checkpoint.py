@@ -8,7 +8,7 @@ import pytest
 import torch
 from oracle import small_model
 from stacks.jobs import ALL, Form, Job, Wrap, optimizer_and_synapses, train
-from stacks.plain import assert_same, train_plainly
+from stacks.plain import RATE, assert_same, train_plainly
 from stacks.ranks import Ranks
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
@@ -33,11 +33,14 @@ def test_two_ranks_then_one_then_two_equal_an_uninterrupted_run_within_1e_12(
     assert_same(found, train_plainly(dtype=torch.float64), weights=1e-12, importance=1e-12)
 
 
+@pytest.mark.parametrize("rate", ["number", "tensor"])
 @pytest.mark.parametrize("form", ["hooks", "inside"])
-def test_the_step_that_makes_the_optimizers_state_counts_as_none(form: Form) -> None:
+def test_the_step_that_makes_the_optimizers_state_counts_as_none(form: Form, rate: str) -> None:
     """Asking a fresh optimizer for its state makes it step once: no step of the synapses, and nothing moves."""
     model = small_model()
     optimizer, synapses = optimizer_and_synapses(model, form)
+    if rate == "tensor":
+        optimizer.param_groups[0]["lr"] = torch.tensor(RATE)
     before = [p.detach().clone() for p in model.parameters()]
     get_state_dict(model, optimizer)
     assert synapses.state_dict()["steps"] == 0

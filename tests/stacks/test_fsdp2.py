@@ -14,6 +14,7 @@ from stacks.jobs import (
     Kind,
     count_messages,
     fisher_omega,
+    fisher_with_batch_norm,
     load_importance,
     message_of,
     optimizer_and_synapses,
@@ -61,6 +62,32 @@ def test_fisher_counts_the_data_of_all_ranks_within_1e_12(two_ranks: Ranks, kind
         assert untouched
 
 
+def test_fisher_with_batch_norm_within_1e_12(two_ranks: Ranks) -> None:
+    """All ranks estimate with the running means of the first, and have their own afterwards."""
+    for omega, untouched in two_ranks.run(fisher_with_batch_norm, "fsdp2"):
+        assert_close(omega.items(), fisher_with_batch_norm(0, "bare")[0], 1e-12)
+        assert untouched
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [("fisher_while_accumulating", "set_requires_gradient_sync"), ("fisher_of_sums", "set_gradient_divide_factor")],
+)
+def test_fisher_of_gradients_that_are_no_means_is_refused(two_ranks: Ranks, mistake: str, said: str) -> None:
+    """Where FSDP2 does not leave the mean over ranks in ``p.grad``, their size is not known."""
+    first, second = two_ranks.run(message_of, mistake)
+    assert first == second
+    assert first.startswith("SynapseError")
+    assert said in first
+
+
+def test_accumulation_without_synchronisation_within_1e_12(two_ranks: Ranks) -> None:
+    """``set_requires_gradient_sync(False)`` but for the second batch of each step."""
+    first, second = two_ranks.run(train, Job("fsdp2", accumulate=2))
+    assert_same(first, second)
+    assert_same(first, train_plainly(dtype=torch.float64, accumulate=2), weights=1e-12, importance=1e-12)
+
+
 def test_an_importance_file_is_whole_bit_for_bit(two_ranks: Ranks, tmp_path: Path) -> None:
     """``save`` on all ranks writes one file, which loads into one process and into two ranks."""
     file = tmp_path / "importance.safetensors"
@@ -78,6 +105,15 @@ def test_an_importance_file_is_whole_bit_for_bit(two_ranks: Ranks, tmp_path: Pat
 def test_a_file_that_cannot_be_written_fails_on_every_rank(two_ranks: Ranks, tmp_path: Path) -> None:
     """The first rank alone writes; where it cannot, no rank goes on as if it had."""
     first, second = two_ranks.run(message_of, "save_importance", tmp_path / "nowhere" / "file.safetensors")
+    assert first == second
+    assert first.startswith("FileNotFoundError")
+
+
+def test_a_file_that_one_rank_cannot_read_fails_on_every_rank(two_ranks: Ranks, tmp_path: Path) -> None:
+    """No rank goes on with an importance that another has not."""
+    file = tmp_path / "importance.safetensors"
+    two_ranks.run(save_importance, file)
+    first, second = two_ranks.run(message_of, "load_where_it_is", file)
     assert first == second
     assert first.startswith("FileNotFoundError")
 

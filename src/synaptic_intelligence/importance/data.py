@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from synaptic_intelligence.errors import SynapseError, warn
-from synaptic_intelligence.sharding import is_sharded
+from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.sharding import processes_of
 
 
 def batches(data: object) -> Iterator[tuple[Tensor, Tensor]]:
@@ -40,11 +40,11 @@ def batches(data: object) -> Iterator[tuple[Tensor, Tensor]]:
 def group_of(model: nn.Module) -> Any:
     """Return the process group over which a model is trained, None where it is trained in one process.
 
-    The data of all its processes, taken together, is that of the task. A model that is not wrapped is warned of where
-    there are several processes, as each would then estimate from its own data.
+    The data of all its processes, taken together, is that of the task.
 
     Raises:
-        SynapseError: the model is sharded over a part of the processes alone.
+        SynapseError: there are several processes, and the model is neither in DDP nor sharded: each would estimate
+            from its own data, and go its own way from then on. Or a sharded one cannot take a backward pass now.
 
     Example:
         >>> group_of(nn.Linear(2, 1)) is None
@@ -52,23 +52,63 @@ def group_of(model: nn.Module) -> Any:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return None
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        return model.process_group
-    sharded: list[Any] = [p for p in model.parameters() if is_sharded(p)]
-    if sharded:
-        mesh = sharded[0].device_mesh
-        if mesh.size() != dist.get_world_size():
-            raise SynapseError(
-                f"the model is sharded over {mesh.size()} of {dist.get_world_size()} processes: estimators that need "
-                "data then cannot know whose data belongs together; use the path integral"
-            )
-        return dist.group.WORLD
-    if dist.get_world_size() > 1:
-        warn(
-            f"this is one of {dist.get_world_size()} processes, and the model is neither in DDP nor sharded: the data "
-            "of this process alone counts; give the estimator the wrapped model"
+    for wrapper in _wrappers(model):
+        if isinstance(wrapper, nn.parallel.DistributedDataParallel):
+            return wrapper.process_group
+    found = next(filter(None, map(processes_of, model.parameters())), None)
+    if found is not None:
+        _refuse_other_reductions(model)
+    elif dist.get_world_size() > 1:
+        raise SynapseError(
+            f"this is one of {dist.get_world_size()} processes, and the model is neither in DDP nor sharded, so the "
+            "data of this process alone would count: give the estimator the wrapped model (Lightning's "
+            "trainer.strategy.model, the Trainer's trainer.model_wrapped)"
         )
-    return None
+    return found
+
+
+def _refuse_other_reductions(model: nn.Module) -> None:
+    """Refuse where FSDP2 would not leave the mean over processes in ``p.grad``, or has gradients there already."""
+    for group in _fsdp_groups(model):
+        if not group.reduce_grads or any(p.unsharded_accumulated_grad is not None for p in group.fsdp_params):
+            raise SynapseError(
+                "gradients are being accumulated without synchronisation: call set_requires_gradient_sync(True), and "
+                "end that step, before importance is estimated from data"
+            )
+        if getattr(group, "gradient_divide_factor", None) is not None:
+            raise SynapseError(
+                "the model has a gradient divide factor of its own (set_gradient_divide_factor), so the size of "
+                "gradients is not known: importance cannot be estimated from data; use the path integral"
+            )
+
+
+def _fsdp_groups(model: nn.Module) -> Iterator[Any]:
+    """Yield the groups of parameters that FSDP2 gathers and reduces together; torch has no public name for them."""
+    for module in model.modules():
+        state = getattr(module, "_get_fsdp_state", lambda: None)()
+        if state is not None:
+            several = getattr(state, "_fsdp_param_groups", None)
+            yield from several if several is not None else filter(None, [state._fsdp_param_group])
+
+
+def reshard(model: nn.Module) -> None:
+    """Put a model that FSDP2 has left whole after a forward pass back into shards; others stay as they are.
+
+    Example:
+        >>> reshard(nn.Linear(2, 1))
+    """
+    for module in model.modules():
+        again = getattr(module, "reshard", None)
+        if again is not None and getattr(module, "_get_fsdp_state", None) is not None:
+            again()
+
+
+def _wrappers(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield a model, and what is inside DDP and ``torch.compile``, down to the bare one."""
+    yield model
+    while isinstance(model, nn.parallel.DistributedDataParallel | torch._dynamo.OptimizedModule):
+        model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model._orig_mod
+        yield model
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -79,9 +119,8 @@ def bare(model: nn.Module) -> nn.Module:
         >>> bare(model) is model
         True
     """
-    while isinstance(model, nn.parallel.DistributedDataParallel | torch._dynamo.OptimizedModule):
-        model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model._orig_mod
-    return model
+    *_, inner = _wrappers(model)
+    return inner
 
 
 def in_turn(own: Iterator[tuple[Tensor, Tensor]], group: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -117,12 +156,14 @@ def in_turn(own: Iterator[tuple[Tensor, Tensor]], group: Any) -> Iterator[tuple[
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, group: Any) -> Iterator[None]:
     """Put the model in eval mode; leave its training flags, buffers and gradients, and random state, as they were.
+
+    Inside, all processes of the group have the buffers of the first, as the running means of BatchNorm differ.
 
     Example:
         >>> model = nn.Dropout()
-        >>> with undisturbed(model):
+        >>> with undisturbed(model, None):
         ...     model.training
         False
         >>> model.training
@@ -139,6 +180,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         try:
             model.eval()
+            for _, _, buffer, _, _ in buffers if group is not None else []:
+                dist.broadcast(buffer, dist.get_global_rank(group, 0), group=group)
             yield
         finally:
             for module in training:
@@ -147,5 +190,5 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 parameter.grad = gradient
             for module, name, buffer, before, version in buffers:
                 setattr(module, name, buffer)  # a model may change its buffers in eval mode too, or replace them
-                if buffer._version != version:
+                if buffer._version != version or group is not None:  # a broadcast does not count as a version
                     buffer.copy_(before)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from synaptic_intelligence.errors import SynapseError, warn
-from synaptic_intelligence.importance.data import bare, batches, group_of, in_turn, undisturbed
+from synaptic_intelligence.importance.data import bare, batches, group_of, in_turn, reshard, undisturbed
 from synaptic_intelligence.importance.estimator import TaskEnd
 from synaptic_intelligence.sharding import is_sharded, local, placed_like
 
@@ -79,7 +79,9 @@ class Fisher:
             ValueError: ``kind="exact"`` and the outputs are not ``[samples, classes]``.
         """
         assert end.data is not None  # the consolidator has seen to it
-        group, model = group_of(self.model), bare(self.model)
+        model = bare(self.model)
+        reshard(model)
+        group = group_of(self.model)
         own = {id(parameter): name for name, parameter in model.named_parameters()}
         lost = [name for name, parameter in end.parameters.items() if id(parameter) not in own]
         if lost:
@@ -92,7 +94,7 @@ class Fisher:
         sharded = any(map(is_sharded, theta.values()))
         samples, squares = 0, self._squares_one_by_one if sharded else self._squares
         found_in = in_turn(batches(end.data), group) if sharded else batches(end.data)
-        with undisturbed(model), torch.enable_grad():
+        with undisturbed(model, group), torch.enable_grad():
             for inputs, targets in found_in:
                 for x, y in zip(inputs.split(self.chunk_size), targets.split(self.chunk_size), strict=True):
                     for label, weight in self._labels(model, x, y):

@@ -120,4 +120,7 @@ def _check_moments(kind: Kind, group: Options, own: Options, states: Mapping[Any
             if value is not None and not isinstance(value, Tensor) and not (name == "step" and value >= 0):
                 raise SynapseError(f"the state has {name}={value!r}, which cannot be")
     if lacking:
-        raise SynapseError(f"the state lacks {sorted(set(lacking))}: it is of another optimizer")
+        raise SynapseError(
+            f"the state lacks {sorted(set(lacking))}: it is of another optimizer, or was flattened "
+            "(flatten_optimizer_state_dict), which cannot carry synapses"
+        )
