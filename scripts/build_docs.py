@@ -32,7 +32,7 @@ from synaptic_intelligence.report.wording import numbers_shown, warnings
 from synaptic_intelligence.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/cost.md", "docs/stacks.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/cost.md", "docs/stacks.md", "docs/two-corpora.md")
 FIGURES = Path("docs/figures")
 _PART = re.compile(r"(<!-- (\w+) from (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 

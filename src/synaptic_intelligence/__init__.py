@@ -3,7 +3,7 @@
 from synaptic_intelligence import optim
 from synaptic_intelligence.consolidator import Consolidator, SynapticIntelligence
 from synaptic_intelligence.errors import SynapseError, SynapseWarning
-from synaptic_intelligence.importance import Fisher, Importance, PathIntegral, TaskEnd
+from synaptic_intelligence.importance import Fisher, Importance, PathIntegral, TaskEnd, importance_of
 from synaptic_intelligence.memory import Memory
 from synaptic_intelligence.version import __version__
 
@@ -18,5 +18,6 @@ __all__ = [
     "SynapticIntelligence",
     "TaskEnd",
     "__version__",
+    "importance_of",
     "optim",
 ]

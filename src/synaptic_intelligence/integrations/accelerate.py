@@ -65,10 +65,7 @@ def register_synapses(
         >>> sorted(synapses.consolidate())
         ['bias', 'weight']
     """
-    if importance is None and xi is not None:
-        importance = si.PathIntegral(xi)
-    elif importance is None or xi is not None:
-        raise ValueError("give xi, for the path integral, or another importance: one of them")
+    importance = si.importance_of(xi, importance)
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise si.SynapseError(f"{accelerator.distributed_type} keeps gradients from the optimizer's hooks: use FSDP2")
     if isinstance(optimizer, AcceleratedOptimizer):  # it has no hooks itself

@@ -70,9 +70,7 @@ class SynapticPlugin(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships
         protect: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__()
-        if (xi is None) == (importance is None):
-            raise ValueError("give xi, for the path integral, or importance, for another estimator: one of them")
-        self._importance = importance if importance is not None else si.PathIntegral(xi or 0.0)
+        self._importance = si.importance_of(xi, importance)
         self._c, self._omega_dtype, self._protect = c, omega_dtype, protect
         self._synapses: si.Consolidator | None = None
         self._loaded: dict[str, Any] | None = None  # what a checkpoint held, until there are synapses again

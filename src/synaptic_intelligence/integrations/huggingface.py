@@ -11,6 +11,7 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 import synaptic_intelligence as si
 
@@ -67,10 +68,7 @@ class SynapticCallback(TrainerCallback):
         boundary: Literal["train", "manual"] = "train",
         start: str | Path | None = None,
     ) -> None:
-        if importance is None and xi is not None:
-            importance = si.PathIntegral(xi)
-        elif importance is None or xi is not None:
-            raise ValueError("give xi, for the path integral, or another importance: one of them")
+        importance = si.importance_of(xi, importance)
         if boundary not in ("train", "manual"):
             raise ValueError(f"boundary must be 'train' or 'manual', not {boundary!r}")
         if boundary == "train" and importance.needs_data:
@@ -93,10 +91,12 @@ class SynapticCallback(TrainerCallback):
         optimizer, named = by["optimizer"], {n: p for n, p in named.items() if self._protect(n)}
         if not named:
             raise ValueError("nothing to protect: all parameters are frozen, or protect is true of none that is not")
+        sharded = any(isinstance(p, DTensor) for p in named.values())
         if isinstance(optimizer, AcceleratedOptimizer):
-            if optimizer.accelerator_state.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-                raise si.SynapseError("sharded training: checkpoints would get the synapses of one process alone")
+            sharded |= optimizer.accelerator_state.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
             optimizer = optimizer.optimizer  # the wrapper has no hooks
+        if sharded:
+            raise si.SynapseError("sharded training: checkpoints would get the synapses of one process alone")
         synapses = self._synapses = self._synapses or self._make(named.items(), optimizer)
         if state.global_step:  # only a Trainer that resumes begins above zero; no event tells from where
             places = (args.resume_from_checkpoint, f"{args.output_dir}/checkpoint-{state.global_step}")

@@ -10,6 +10,7 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 import synaptic_intelligence as si
 
@@ -62,10 +63,7 @@ class SynapticCallback(pl.Callback):
         boundary: Literal["fit", "manual"] = "fit",
         start: str | Path | None = None,
     ) -> None:
-        if importance is None and xi is not None:
-            importance = si.PathIntegral(xi)
-        elif importance is None or xi is not None:
-            raise ValueError("give xi, for the path integral, or another importance: one of them")
+        importance = si.importance_of(xi, importance)
         if boundary not in ("fit", "manual"):
             raise ValueError(f"boundary must be 'fit' or 'manual', not {boundary!r}")
         if boundary == "fit" and importance.needs_data:
@@ -126,6 +124,8 @@ class SynapticCallback(pl.Callback):
 
     def _hold(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> si.Consolidator:
         named = {name: p for name, p in pl_module.named_parameters() if self._protect(name)}
+        if any(isinstance(p, DTensor) for p in named.values()):
+            raise si.SynapseError("parameters are sharded, but Lightning saves the callbacks of one rank: use 'ddp'")
         ids = {id(p) for p in named.values()}
         holding = [o for o in trainer.optimizers if any(id(p) in ids for g in o.param_groups for p in g["params"])]
         if len(holding) != 1:
