@@ -24,6 +24,10 @@ STACKS = (
     "refused",
 )
 _REFUSED = "refused"
+_TITLES = {stack: stack.capitalize() for stack in (*STACKS[1:3], "distributed checkpoints", _REFUSED)} | {
+    "plain PyTorch": "Plain PyTorch"
+}
+_EXPONENT = re.compile(r"\b1e (\d+)")
 _COMPARES = re.compile("_(bit_for_bit|within_)")
 
 
@@ -40,15 +44,16 @@ def stacks_table(file: Path) -> str:
     for stack in STACKS:
         lines += [
             "",
-            f"### {stack[0].upper()}{stack[1:]}",
+            f"### {_TITLES.get(stack, stack)}",
             "",
             "| shown | in other words | outcome |",
             "| :-- | :-- | :-- |",
         ]
         for row in (row for row in found["tests"] if row["stack"] == stack):
-            name = row["test"].removeprefix("test_").replace("_", " ")
+            name = _EXPONENT.sub(r"1e-\1", row["test"].removeprefix("test_").replace("_", " "))
+            shows = row["shows"].replace("``", "`")
             many = f", {row['variants']} forms" if row["variants"] > 1 else ""
-            lines.append(f"| {name} | {row['shows']} | {row['outcome']}{many} |")
+            lines.append(f"| {name} | {shows} | {row['outcome']}{many} |")
     return "\n".join([*lines, ""])
 
 
