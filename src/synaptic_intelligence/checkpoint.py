@@ -132,7 +132,7 @@ def write_importance(file: ImportanceFile, path: Path) -> None:
     """
     kinds = {"omega": file.omega, "anchor": file.anchor, "path": file.path if file.steps else {}}
     saved = {f"{kind}/{name}": tensor for kind, named in kinds.items() for name, tensor in named.items()}
-    group = next(filter(None, map(processes_of, saved.values())), None)
+    group = processes_of(saved.values())
     writes = group is None or dist.get_rank(group) == 0
     gathered = ((key, whole(tensor)) for key, tensor in saved.items())
     tensors = {key: tensor.contiguous().cpu() for key, tensor in gathered if writes}

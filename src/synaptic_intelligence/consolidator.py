@@ -373,7 +373,7 @@ class Consolidator:
 
         Example: see :meth:`save`.
         """
-        group = processes_of(next(iter(self._state.parameters.values())))
+        group = processes_of(self._state.parameters.values())
         self._take_over(together(group, lambda: read_importance(Path(path))), str(path))
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:

@@ -6,7 +6,7 @@ The equations are elementwise, so each process computes them on its own part alo
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
@@ -122,20 +122,20 @@ def placed_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return moved
 
 
-def processes_of(tensor: Tensor) -> Any:
-    """Return the process group over which a tensor is sharded; None if it is not.
+def processes_of(tensors: Iterable[Tensor]) -> Any:
+    """Return the process group over which the first of the tensors that is sharded is; None if none is.
 
     Raises:
         SynapseError: it is sharded over several dimensions of a part of all processes.
 
     Example:
         >>> import torch
-        >>> processes_of(torch.ones(1)) is None
+        >>> processes_of([torch.ones(1)]) is None
         True
     """
-    if not is_sharded(tensor):
+    sharded: Any = next(filter(is_sharded, tensors), None)
+    if sharded is None:
         return None
-    sharded: Any = tensor
     mesh = sharded.device_mesh
     if mesh.ndim == 1:
         return mesh.get_group()

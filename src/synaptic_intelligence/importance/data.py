@@ -55,7 +55,7 @@ def group_of(model: nn.Module) -> Any:
     for wrapper in _wrappers(model):
         if isinstance(wrapper, nn.parallel.DistributedDataParallel):
             return wrapper.process_group
-    found = next(filter(None, map(processes_of, model.parameters())), None)
+    found = processes_of(model.parameters())
     if found is not None:
         _refuse_other_reductions(model)
     elif dist.get_world_size() > 1:
