@@ -15,11 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bootstrap_table import bootstrap_table
+from choosing_figure import choosing_table, draw_choosing
 from coarse_table import coarse_table
 from matplotlib.figure import Figure
 from overhead_figure import MOVED, draw_overhead, over_triad, peak, target
 from overhead_figure import overhead as ratios_of
 from stacks_table import stacks_table, works_with
+from task_free_table import task_free_table
 from two_corpora_table import PARTS, draw_two_corpora
 
 from synaptic_intelligence.paper.page import write_paper
@@ -32,7 +35,16 @@ from synaptic_intelligence.report.wording import numbers_shown, warnings
 from synaptic_intelligence.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/cost.md", "docs/stacks.md", "docs/two-corpora.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/bootstrap.md",
+    "docs/choosing-c.md",
+    "docs/cost.md",
+    "docs/stacks.md",
+    "docs/task-free.md",
+    "docs/two-corpora.md",
+)
 FIGURES = Path("docs/figures")
 _PART = re.compile(r"(<!-- (\w+) from (results/[\w.-]+\.json) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
@@ -178,6 +190,9 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "workers": workers,
     "stacks": stacks_table,
     "works": works_with,
+    "taskfree": task_free_table,
+    "bootstrap": bootstrap_table,
+    "choosing": choosing_table,
     **PARTS,
 }
 
@@ -185,6 +200,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
 DRAWERS: dict[str, Callable[[Path], Figure]] = {
     "figure": lambda file: draw_figure(read_result(file)),
     "overhead": lambda file: draw_overhead(json.loads(file.read_text("utf-8"))),
+    "choosing": lambda file: draw_choosing(json.loads(file.read_text("utf-8"))),
     "forgotten": lambda file: draw_two_corpora(json.loads(file.read_text("utf-8"))),
 }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -453,3 +455,137 @@ def test_a_damaged_state_changes_nothing(damage: Callable[[dict[str, Any]], dict
     assert (synapses.c, synapses.tasks, synapses.state_dict()["steps"]) == (0.3, 1, 1)
     assert synapses.anchor["w"].tolist() == pytest.approx([2.9, 3.9])
     assert synapses.omega["w"].tolist() == pytest.approx([0.1 / (0.01 + 0.1)] * 2)
+
+
+# Files made to harm.
+
+
+def crafted(path: Path, tensors: dict[str, dict[str, Any]], shapes: Any, data: bytes, **header: Any) -> Path:
+    """Write a file as safetensors are laid out, whatever its header says: a length, JSON, and the numbers."""
+    fields = {"schema": 1, "estimator": "path_integral", "settings": {"xi": 0.1}, "c": 0.3, "tasks": 1, "steps": 0}
+    metadata = {KEY: json.dumps({**fields, "shapes": shapes, **header})}
+    text = json.dumps({"__metadata__": metadata, **tensors}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def crafted_shape(path: Path, shape: list[int], dtype: str = "F32", size: int = 0) -> Path:
+    tensors = {
+        f"{kind}/w": {"dtype": dtype, "shape": shape, "data_offsets": [place * size, (place + 1) * size]}
+        for place, kind in enumerate(("omega", "anchor"))
+    }
+    return crafted(path, tensors, {"w": shape}, bytes(2 * size))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [[2**63, 0], [0, 2**64 - 1], [0, 2**63 - 1, 2**63 - 1], [2**32, 2**31, 0], [2**64, 0], [-1, 0]],
+    ids=str,
+)
+def test_an_empty_tensor_of_impossible_shape_is_refused(tmp_path: Path, shape: list[int]) -> None:
+    refused(crafted_shape(tmp_path / "a.safetensors", shape))
+
+
+@pytest.mark.parametrize("dimensions", [65, 128, 100_000])
+def test_more_dimensions_than_torch_has_are_refused_at_once(tmp_path: Path, dimensions: int) -> None:
+    refused(crafted_shape(tmp_path / "a.safetensors", [1] * dimensions, size=4), "which no importance file has")
+
+
+def test_the_most_dimensions_that_torch_has_are_read(tmp_path: Path) -> None:
+    file = read_importance(crafted_shape(tmp_path / "a.safetensors", [1] * 64, size=4))
+    assert file.omega["w"].ndim == 64
+    assert read_importance(crafted_shape(tmp_path / "a.safetensors", [2**62, 0])).omega["w"].numel() == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        *(("BOOL", 1), ("U8", 1), ("I8", 1), ("F8_E5M2", 1), ("F8_E4M3", 1), ("F8_E8M0", 1), ("F4", 1)),
+        *(("I16", 2), ("U16", 2), ("F16", 2), ("I32", 4), ("U32", 4), ("I64", 8), ("U64", 8), ("C64", 8)),
+        *(("F6_E2M3", 3), ("F32\x1b[2J", 4), ("x" * 100_000, 4)),
+    ],
+    ids=lambda value: ascii(value)[:12],
+)
+def test_every_other_dtype_is_refused(tmp_path: Path, dtype: str, size: int) -> None:
+    shape = [4] if dtype.startswith("F6") else [2] if dtype == "F4" else [1]
+    refused(crafted_shape(tmp_path / "a.safetensors", shape, dtype, size))
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = small(tmp_path / "a.safetensors")
+    text = json.dumps(header_of(path))
+    rewrite(path, header=text[:-1] + ', "tasks": 7}')
+    refused(path, "a name stands twice")
+
+
+@pytest.mark.parametrize("depth", [*range(900, 1000, 9), 3_000_000])
+@pytest.mark.parametrize("key", ["c", "settings", "shapes", "schema", "other"])
+def test_a_header_of_any_depth_is_refused_or_read(tmp_path: Path, key: str, depth: int) -> None:
+    path = small(tmp_path / "a.safetensors")
+    fields = header_of(path)
+    fields.pop(key, None)
+    text = json.dumps(fields)[:-1] + f', "{key}": ' + "[" * depth + "]" * depth + "}"
+    rewrite(path, header=text)
+    if key != "other" or depth > 1000:
+        refused(path)
+
+
+@pytest.mark.parametrize("digits", [300, 400, 4299, 4301, 100_000])
+@pytest.mark.parametrize("key", ["c", "tasks", "steps", "schema"])
+def test_a_number_of_any_length_is_refused_or_read(tmp_path: Path, key: str, digits: int) -> None:
+    path = small(tmp_path / "a.safetensors")
+    fields = header_of(path)
+    del fields[key]
+    rewrite(path, header=json.dumps(fields)[:-1] + f', "{key}": ' + "9" * digits + "}")
+    if digits > 309 or key == "schema":
+        refused(path)
+    else:
+        assert getattr(read_importance(path), key) == pytest.approx(10.0**digits)
+
+
+EVIL = "\x1b[2J\x1b]0;owned\x07\n\u202e\x9b"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: crafted_shape(path, [1], dtype=EVIL, size=4),
+        lambda path: crafted_shape(path, [1], dtype="x" * 1_000_000, size=4),
+        lambda path: crafted(path, {f"{EVIL}/w": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}, {}, bytes(4)),
+        lambda path: crafted(
+            path, {f"omega/{EVIL}": {"dtype": "I32", "shape": [], "data_offsets": [0, 4]}}, {}, bytes(4)
+        ),
+        lambda path: crafted(path, {}, {}, b"", schema=EVIL),
+        lambda path: crafted(path, {}, {}, b"", c=[EVIL] * 100_000),
+        lambda path: crafted(path, {}, {}, b"", tasks={EVIL: EVIL}),
+        lambda path: crafted(path, {}, {}, b"", estimator=[EVIL]),
+        lambda path: crafted(path, {}, {}, b"", settings={EVIL: [EVIL]}),
+        lambda path: crafted(path, {}, {EVIL: [1]}, b""),
+    ],
+)
+def test_what_is_said_of_a_file_is_short_and_steers_no_terminal(tmp_path: Path, spoil: Callable[[Path], Path]) -> None:
+    path = spoil(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+        read_importance(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < len(str(path)) + 600
+    # A traceback shows what it came from as well.
+    assert not {*"".join(traceback.format_exception(caught.value))} & {*EVIL.replace("\n", "")} - {*"[2J]0;owned"}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path)], ids=str)
+def test_what_could_be_waited_for_is_no_importance_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "a.safetensors")
+    with pytest.raises(FileNotFoundError, match="no importance file at"):
+        read_importance(tmp_path / "a.safetensors")
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small(tmp_path / "a.safetensors")
+
+    def forbidden(self: Path, mode: str) -> None:  # as for anybody but root, whom no mode stops
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(PermissionError, match=re.escape(str(path))):
+        read_importance(path)

@@ -7,6 +7,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import torch
 import torch.nn.functional as F
 from oracle import same, small_model, task_batches
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 import synaptic_intelligence as si
 from synaptic_intelligence import native
+from synaptic_intelligence.checkpoint import read_importance, write_importance
+from synaptic_intelligence.triggers import Every, Plateau
 
 TABLE = Path(__file__).parent.parent / "docs" / "errors.md"
 CASES: dict[str, tuple[type[Exception], Callable[[Path], Any]]] = {}
@@ -476,6 +480,105 @@ def _(folder: Path) -> None:
     optimizer.step()
 
 
+def after_a_task(surgery: si.Surgery, edit: Callable[[nn.Module], None] | None = None) -> None:
+    """Attach the synapses to an optimizer of a model with five outputs in the place of three, or edited otherwise."""
+    bench = Bench()
+    bench.synapses.consolidate()
+    other = copy.deepcopy(bench.model)
+    if edit is None:
+        assert isinstance(other, nn.Sequential)
+        old, other[3] = other[3], nn.Linear(8, 5, dtype=torch.float64)
+        with torch.no_grad():
+            for new, was in zip(other[3].parameters(), old.parameters(), strict=True):
+                new[:3] = was
+    else:
+        edit(other)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.05)
+    bench.fails(lambda: bench.synapses.attach(optimizer, other.named_parameters(), surgery=surgery))
+
+
+@case("surgery in the middle of a task", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    optimizer = torch.optim.SGD(bench.model.parameters(), lr=0.05)
+    named = bench.model.named_parameters()
+    bench.fails(lambda: bench.synapses.attach(optimizer, named, surgery=si.Surgery(replaced=["3"])))
+
+
+@case("a change of the model that surgery does not name", si.SynapseError)
+def _(folder: Path) -> None:
+    with pytest.raises(si.SynapseError, match=r"'3.weight' \[3, 8\] -> \[5, 8\], '3.bias' \[3\] -> \[5\] changed"):
+        after_a_task(si.Surgery())
+    after_a_task(si.Surgery(resized=["3.weight"]))
+
+
+@case("surgery that names what did not change so", si.SynapseError)
+def _(folder: Path) -> None:
+    for wrong in (si.Surgery(resized=["3", "0"]), si.Surgery(resized=["3"], added=["4"]), si.Surgery(removed=["3"])):
+        with pytest.raises(si.SynapseError, match=r"has the shape that it had|the name of nothing|are still there"):
+            after_a_task(wrong)
+    after_a_task(si.Surgery(resized=["3"], moved=["0"]))
+
+
+@case("one parameter in two fields of surgery", si.SynapseError)
+def _(folder: Path) -> None:
+    after_a_task(si.Surgery(resized=["3"], replaced=["3.bias"]))
+
+
+@case("a renaming to a name that another has, or to none", si.SynapseError)
+def _(folder: Path) -> None:
+    with pytest.raises(si.SynapseError, match="renamed leaves nothing of the name"):
+        after_a_task(si.Surgery(resized=["3"], renamed={"0.weight": ""}))
+    after_a_task(si.Surgery(resized=["3"], renamed={"0.weight": "0.bias"}))
+
+
+@case("a resized parameter without its old values", si.SynapseError)
+def _(folder: Path) -> None:
+    def edit(model: nn.Module) -> None:
+        model.add_module("3", nn.Linear(8, 5, dtype=torch.float64))
+
+    after_a_task(si.Surgery(resized=["3"]), edit)
+
+
+@case("surgery on weights that are not finite", si.SynapseError)
+def _(folder: Path) -> None:
+    def edit(model: nn.Module) -> None:
+        nn.init.constant_(model.get_parameter("0.weight"), torch.nan)
+
+    after_a_task(si.Surgery(moved=["0.weight"]), edit)
+
+
+@case("surgery on a state that does not agree with itself", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.synapses.consolidate()
+    state = {**bench.synapses.state_dict(), "omega": {}}
+    bench.fails(lambda: si.Surgery().state(state, bench.model.named_parameters()))
+
+
+@case("other values after surgery in what it does not name", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.synapses.consolidate()
+    other = small_model(seed=1)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.05)
+    bench.synapses.attach(optimizer, other.named_parameters(), surgery=si.Surgery(replaced=["3"]))
+
+
+@case("names of surgery that are no list of names", TypeError)
+def _(folder: Path) -> None:
+    with pytest.raises(TypeError, match="renamed must be old names with their new ones"):
+        si.Surgery(renamed=["head"])  # type: ignore[arg-type]
+    si.Surgery(resized="head")
+
+
+@case("names of surgery with a dot at an end, or renamed to themselves", ValueError)
+def _(folder: Path) -> None:
+    with pytest.raises(ValueError, match="the names that they had"):
+        si.Surgery(renamed={"head": "head"})
+    si.Surgery(resized=["head."])
+
+
 @case("weights edited between steps", si.SynapseWarning)
 def _(folder: Path) -> None:
     bench = Bench()
@@ -565,6 +668,56 @@ def _(folder: Path) -> None:
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
         synapses.consolidate()
+
+
+@case("a pull that SGD cannot follow", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.synapses.c = 1e6
+    bench.synapses.consolidate()
+
+
+@case("steps that leave most numbers where they were", si.SynapseWarning)
+def _(folder: Path) -> None:
+    p = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.Adam([p], lr=1e-9)
+    synapses = si.SynapticIntelligence([("w", p)], optimizer, c=1.0, xi=0.1)
+    for _ in range(65):
+        p.grad = torch.ones(4)
+        optimizer.step()
+    synapses.consolidate()
+
+
+@case("one head for the classes of several tasks", si.SynapseWarning)
+def _(folder: Path) -> None:
+    model = nn.Linear(6, 4)
+    optimizer = torch.optim.Adam(model.parameters())
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=1.0, xi=0.1)
+    for labels in (torch.tensor([0, 1]), torch.tensor([2, 3])):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(torch.ones(2, 6)), labels)
+        loss.backward()
+        optimizer.step()
+        synapses.observe(loss, labels)
+        synapses.consolidate()
+
+
+@case("targets that are no tensor", TypeError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(lambda: bench.synapses.observe(1.0, [0, 1]))  # type: ignore[arg-type]
+
+
+@case("a loss to diagnose with that is no number", TypeError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(lambda: bench.synapses.diagnose("small"))  # type: ignore[arg-type]
+
+
+@case("a loss to diagnose with that is several numbers", ValueError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(lambda: bench.synapses.diagnose(torch.ones(2)))
 
 
 # State.
@@ -661,6 +814,99 @@ def _(folder: Path) -> None:
     bench.fails(lambda: bench.synapses.load(path))
 
 
+def merge(folder: Path, change: Callable[[si.Consolidator], Any] | None = None, **options: Any) -> None:
+    """Merge the importance of two models; the second's is changed before it is saved."""
+    for name in ("one", "two"):
+        bench = Bench()
+        bench.synapses.consolidate()
+        if name == "two" and change:
+            change(bench.synapses)
+        bench.synapses.save(folder / name)
+    before = (folder / "two").read_bytes()
+    try:
+        si.merge_importance([folder / "one", folder / "two"], folder / "two", **options)
+    except (si.SynapseError, TypeError, ValueError):
+        assert (folder / "two").read_bytes() == before
+        raise
+
+
+def other_file(folder: Path, missing: Any = "refuse", **changes: Any) -> None:
+    """Write what :func:`merge` would, but for some fields of the second file, and merge it with the first."""
+    merge(folder, c=[1.0, 1.0])
+    file = read_importance(folder / "one")
+    write_importance(replace(file, **changes), folder / "two")
+    si.merge_importance([folder / "one", folder / "two"], folder / "both", missing=missing)
+
+
+@case("merging fewer than two importance files, or one twice", ValueError)
+def _(folder: Path) -> None:
+    merge(folder)
+    with pytest.raises(ValueError, match="given twice"):
+        si.merge_importance([folder / "one", folder / "one"], folder / "both")
+    si.merge_importance([folder / "one"], folder / "both")
+
+
+@case("merging with files or strengths that are no lists", TypeError)
+def _(folder: Path) -> None:
+    with pytest.raises(TypeError, match="a list of paths"):
+        si.merge_importance("one", folder / "both")
+    merge(folder, c=0.5)
+
+
+@case("merging with strengths that are not one for each file", ValueError)
+def _(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"c of .*two must be"):
+        merge(folder, c=[1.0, -1.0])
+    merge(folder, c=[1.0])
+
+
+@case("merging with an unknown `missing`", ValueError)
+def _(folder: Path) -> None:
+    merge(folder, missing="zero")
+
+
+@case("merging a file in the middle of a task", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.synapses.save(folder / "begun")
+    merge(folder)
+    si.merge_importance([folder / "one", folder / "begun"], folder / "both")
+
+
+@case("merging files of other estimators or settings", si.SynapseError)
+def _(folder: Path) -> None:
+    with pytest.raises(si.SynapseError, match="of fisher"):
+        other_file(folder, estimator="fisher")
+    other_file(folder, settings={"xi": 0.2})
+
+
+@case("merging files of other names or shapes", si.SynapseError)
+def _(folder: Path) -> None:
+    with pytest.raises(si.SynapseError, match="different shapes"):
+        other_file(folder, "free", omega={"0.weight": torch.ones(2)}, anchor={"0.weight": torch.ones(2)})
+    other_file(folder, omega={}, anchor={})
+
+
+@case("merging where a sum is too large or too small to store", si.SynapseError)
+def _(folder: Path) -> None:
+    with pytest.raises(si.SynapseError, match="rounds to zero everywhere"):
+        merge(folder, c=[1e-300, 1e-300], merged_c=1e300)
+    merge(folder, c=[1e300, 1e300], merged_c=1e-300)
+
+
+@case("merging a file that adds nothing", si.SynapseWarning)
+def _(folder: Path) -> None:
+    def idle(synapses: si.Consolidator) -> None:
+        synapses.c = 0.0
+
+    merge(folder, idle)
+
+
+@case("inspecting with a `top` that is no count", ValueError)
+def _(folder: Path) -> None:
+    si.inspect_importance(folder / "importance.safetensors", top=-1)
+
+
 # Fisher.
 
 
@@ -673,21 +919,47 @@ def _(folder: Path) -> None:
     fisher_bench("diagonal")
 
 
-@case("Fisher protects a parameter that is not in its model", si.SynapseError)
+def estimators(model: nn.Module) -> list[si.Importance]:
+    short_path = si.ShortPath(model, F.cross_entropy, lr=0.1, xi=0.1)
+    return [si.MAS(model), short_path, si.Fisher(model, F.cross_entropy, kind="exact")]
+
+
+def bootstrapped(importance: si.Importance, data: Any, model: nn.Module) -> None:
+    """Fill the importance of a model, which must fail and leave no synapses with any."""
+    synapses = make(model=model)
+    try:
+        synapses.bootstrap(importance, data)
+    finally:
+        assert synapses.tasks == 0
+        synapses.detach()
+
+
+@case("Fisher, MAS or ShortPath protects a parameter that is not in its model", si.SynapseError)
 def _(folder: Path) -> None:
+    for estimator in estimators(small_model()):
+        with pytest.raises(si.SynapseError, match="give it the same model"):
+            bootstrapped(estimator, task_batches(0, 1), small_model())
     Bench(lambda model: si.Fisher(small_model(), F.cross_entropy, kind="exact"))
 
 
-@case("Fisher gets data that is not batches", TypeError)
+@case("Fisher, MAS or ShortPath gets data that is not batches", TypeError)
 def _(folder: Path) -> None:
     bench = fisher_bench()
     no_batches: Any = task_batches(1, 1)[0]
+    model = small_model()
+    for estimator in estimators(model):
+        with pytest.raises(TypeError, match="wrap a single batch in a list"):
+            bootstrapped(estimator, no_batches, model)
     bench.fails(lambda: bench.synapses.consolidate(no_batches))
 
 
-@case("Fisher gets no samples", si.SynapseError)
+@case("Fisher, MAS or ShortPath gets no samples", si.SynapseError)
 def _(folder: Path) -> None:
     bench = fisher_bench()
+    model = small_model()
+    for estimator in estimators(model):
+        with pytest.raises(si.SynapseError, match="data held no samples"):
+            bootstrapped(estimator, [], model)
     bench.fails(lambda: bench.synapses.consolidate([]))
 
 
@@ -715,6 +987,131 @@ def _(folder: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     fisher = si.Fisher(model, F.cross_entropy, kind="empirical")
     si.Consolidator(model.named_parameters(), optimizer, fisher, c=1.0).consolidate(task_batches(0, 1))
+
+
+# What fills the importance of a model that was trained without synapses.
+
+
+@case("MAS of a model that returns no tensor", ValueError)
+def _(folder: Path) -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small_model()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.inner(x), x
+
+    model = Pair()
+    bootstrapped(si.MAS(model), task_batches(0, 1), model)
+
+
+@case("a short path at a rate or a damping that is not positive and finite", ValueError)
+def _(folder: Path) -> None:
+    with pytest.raises(ValueError, match="lr must be positive and finite"):
+        si.ShortPath(small_model(), F.cross_entropy, lr=0.0, xi=0.1)
+    si.ShortPath(small_model(), F.cross_entropy, lr=0.1, xi=float("nan"))
+
+
+@case("a short path that runs off to what is not finite", si.SynapseError)
+def _(folder: Path) -> None:
+    model = nn.Linear(6, 3, dtype=torch.float64)
+    data = [(x, x[:, :3]) for x, _ in task_batches(0, 50)]
+    bootstrapped(si.ShortPath(model, F.mse_loss, lr=1e9, xi=0.1), data, model)
+
+
+@case("a short path of sharded parameters", si.SynapseError)
+def _(folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=0, world_size=1)
+    try:
+        model = small_model()
+        fully_shard(model)
+        bootstrapped(si.ShortPath(model, F.cross_entropy, lr=0.1, xi=0.1), task_batches(0, 1), model)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@case("a uniform importance that is not positive and finite", ValueError)
+def _(folder: Path) -> None:
+    si.Uniform(0.0)
+
+
+# Triggers.
+
+
+def plateau(**changes: Any) -> Plateau:
+    return Plateau(**{"window": 3, "mean_below": 0.1, "std_below": 0.1, **changes})
+
+
+@case("a trigger of no whole number of steps, or losses", ValueError)
+def _(folder: Path) -> None:
+    with pytest.raises(ValueError, match="window must be a whole number of at least 2"):
+        plateau(window=1)
+    Every(0)
+
+
+@case("a trigger whose thresholds or `decay` cannot be", ValueError)
+def _(folder: Path) -> None:
+    for changes in ({"mean_below": float("nan")}, {"std_below": 0.0}, {"peak_stds": -1.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(changes))} must be"):
+            plateau(**changes)
+    Every(10, decay=1.5)
+
+
+@case("a trigger whose arguments are not numbers", TypeError)
+def _(folder: Path) -> None:
+    with pytest.raises(TypeError, match="mean_below must be a number"):
+        plateau(mean_below="low")
+    Every("10")  # type: ignore[arg-type]
+
+
+@case("a plateau is looked for without the loss", TypeError)
+def _(folder: Path) -> None:
+    plateau().fires(None)
+
+
+@case("a loss that is not finite, where a plateau is looked for", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.synapses.trigger = plateau()
+    assert not bench.synapses.observe(float("nan"))
+
+
+@case("a trigger with an estimator that needs data", TypeError)
+def _(folder: Path) -> None:
+    bench = Bench(lambda model: si.Fisher(model, F.cross_entropy, kind="exact"))
+
+    def set_trigger() -> None:
+        bench.synapses.trigger = Every(10)
+
+    bench.fails(set_trigger)
+
+
+@case("state of another trigger, of other settings, or damaged", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.synapses.trigger = plateau()
+    state = bench.synapses.state_dict()
+    bad = [Every(3).state_dict(), plateau(window=4).state_dict(), plateau(decay=0.5).state_dict()]
+    for trigger in bad:
+        with pytest.raises(si.SynapseError, match="the state "):
+            bench.fails(lambda trigger=trigger: bench.synapses.load_state_dict({**state, "trigger": trigger}))  # type: ignore[misc]
+    infinite = {**plateau().state_dict(), "losses": torch.full((3,), float("inf"), dtype=torch.float64)}
+    bench.fails(lambda: bench.synapses.load_state_dict({**state, "trigger": infinite}))
+
+
+@case("state with a trigger, and there is none", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.synapses.load_state_dict({**bench.synapses.state_dict(), "trigger": Every(3).state_dict()})
+
+
+@case("state without a trigger, and there is one", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = Bench()
+    state = bench.synapses.state_dict()
+    bench.synapses.trigger = Every(3)
+    bench.synapses.load_state_dict(state)
 
 
 # Optimizers with the synapses inside.
@@ -887,6 +1284,71 @@ def _(folder: Path) -> None:
     p.grad = torch.ones_like(p)
     optimizer.step()
     native.warn_of_no_kernel.cache_clear()
+
+
+# Around the second task.
+
+
+@case("a `decay` that is not above 0 and at most 1", ValueError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(lambda: bench.synapses.consolidate(decay=1.5))
+
+
+@case("`bootstrap` after a step or a task", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(lambda: bench.synapses.bootstrap(si.Uniform()))
+
+
+@case("`bootstrap` without an estimator", si.SynapseWarning)
+def _(folder: Path) -> None:
+    make().bootstrap()
+
+
+@case("`bootstrap` with data, and no estimator", TypeError)
+def _(folder: Path) -> None:
+    make().bootstrap(data=task_batches(0, 1))
+
+
+@case("`bootstrap` with the path integral", ValueError)
+def _(folder: Path) -> None:
+    make().bootstrap(si.PathIntegral(0.1))
+
+
+@case("a loss to `observe` that has not one element", ValueError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(lambda: bench.synapses.observe(torch.ones(2)))
+
+
+@case("a loss to `observe` that is no number", TypeError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(lambda: bench.synapses.observe("low"))  # type: ignore[arg-type]
+
+
+@case("surgery without the parameters of now", TypeError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.synapses.consolidate()
+    bench.fails(lambda: bench.synapses.attach(bench.optimizer, surgery=si.Surgery(replaced=["0"])))
+
+
+@case("surgery for synapses that are made anew", TypeError)
+def _(folder: Path) -> None:
+    si.optim.SGD(small_model().named_parameters(), c=0.5, xi=0.1, surgery=si.Surgery(added=["0"]))
+
+
+@case("a strength is asked of a loss that did not fall", ValueError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    si.suggest_c(bench.synapses, loss_before=1.0, loss_after=2.0)
+
+
+@case("a strength is asked without a task that ended here", si.SynapseError)
+def _(folder: Path) -> None:
+    si.suggest_c(make(), loss_before=2.0, loss_after=1.0)
 
 
 # A strength for each replicate.

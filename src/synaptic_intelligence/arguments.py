@@ -6,17 +6,18 @@ import math
 from numbers import Real
 
 
-def checked_number(value: object, name: str, *, zero_is_fine: bool) -> float:
+def checked_number(value: object, name: str, *, zero_is_fine: bool, most: float = math.inf) -> float:
     """Return ``value`` as a float if it is positive and finite, or zero where that is fine.
 
     Args:
         value: any real number, also of numpy; tensors and booleans are refused.
         name: what it is called, for the message.
         zero_is_fine: whether zero passes.
+        most: the largest that passes.
 
     Raises:
         TypeError: not a number.
-        ValueError: negative, zero where that is not fine, infinite or NaN.
+        ValueError: negative, zero where that is not fine, infinite or NaN, or too large.
 
     Example:
         >>> checked_number(1, "c", zero_is_fine=True)
@@ -28,4 +29,6 @@ def checked_number(value: object, name: str, *, zero_is_fine: bool) -> float:
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero_is_fine):
         least = "zero or positive," if zero_is_fine else "positive"
         raise ValueError(f"{name} must be {least} and finite, not {value!r}")
+    if number > most:
+        raise ValueError(f"{name} must be at most {most:g}, not {value!r}")
     return number

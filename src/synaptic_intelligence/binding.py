@@ -169,6 +169,25 @@ class Binding:
         given, groups = optimizer.defaults.get("c"), optimizer.param_groups
         self._following = [i for i in self._members if given is not None and groups[i].get("c") == given]
 
+    def successor(
+        self, parameters: Mapping[str, Tensor], optimizer: Optimizer, c: Strength, *, of_any: bool
+    ) -> Binding:
+        """Return a binding of parameters to another optimizer, which gives synapses to the same ones, or to any.
+
+        Raises:
+            TypeError, ValueError: as for the class, or the strength does not fit.
+            SynapseError: others would have synapses.
+        """
+        binding = Binding(parameters, optimizer)
+        binding.fitting(c)
+        other = sorted(set(binding.places) ^ set(self.places))
+        if other and not of_any:
+            raise SynapseError(
+                f"the new optimizer would change which parameters have synapses: {other}; give its groups the same "
+                "c=None, freeze or unfreeze before the synapses are made, or say in surgery=Surgery(...) what changed"
+            )
+        return binding
+
     def hold(self, before: PreHook, after: PostHook, instead_of: Binding | None = None) -> None:
         """Hook into the optimizer's steps, and claim its parameters.
 
@@ -273,12 +292,29 @@ class Binding:
         for index in self._following:
             self.optimizer.param_groups[index]["c"] = c
 
+    def left_out(self, parameters: Mapping[str, Tensor]) -> dict[str, weakref.ref[Tensor]]:
+        """Return the parameters that have no synapses, by name, without keeping them alive."""
+        return {name: weakref.ref(p) for name, p in parameters.items() if name not in self.places}
+
     def groups(self) -> list[tuple[int, dict[str, Any], list[str]]]:
         """Return each parameter group of the optimizer, by its index, with the names of its parameters that are bound.
 
         The lists of names are the binding's own.
         """
         return [(index, self.optimizer.param_groups[index], names) for index, names in self._members.items()]
+
+
+def living(references: Mapping[str, weakref.ref[Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors that are still there.
+
+    Example:
+        >>> import torch
+        >>> kept = torch.ones(1)
+        >>> living({"kept": weakref.ref(kept), "gone": weakref.ref(torch.ones(1))})
+        {'kept': tensor([1.])}
+    """
+    found = {name: reference() for name, reference in references.items()}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def _holder(parameter: Tensor) -> Binding | None:

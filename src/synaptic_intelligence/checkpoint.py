@@ -7,6 +7,8 @@ entry, ``synaptic_intelligence``, a JSON object with the schema version and the 
 from __future__ import annotations
 
 import json
+import math
+import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -27,6 +29,9 @@ from synaptic_intelligence.version import __version__
 
 SCHEMA = 1
 _KEY = "synaptic_intelligence"
+_DTYPES = ("F32", "F64", "BF16")
+_MOST_DIMENSIONS = 64  # torch computes with no more
+_AT_ONCE = 1 << 22  # numbers that are looked at together, so that a check takes little memory
 
 
 @final
@@ -167,33 +172,42 @@ def read_importance(path: Path) -> ImportanceFile:
 
     Example: see :func:`write_importance`.
     """
+    return read_with_writer(path)[0]
+
+
+def read_with_writer(path: Path) -> tuple[ImportanceFile, str]:
+    """Return what :func:`read_importance` does, and which versions wrote it, as the file says; it may say anything.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+        >>> write_importance(ImportanceFile("path_integral", {"xi": 0.1}, 1.0, 0, 0, {}, {}, {}), path)
+        >>> read_with_writer(path)[1] == f"synaptic-intelligence {__version__}, torch {torch.__version__}"
+        True
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no importance file at {path}")
+    with path.open("rb"):
+        pass  # safetensors would say of a file that may not be read that there is none
     try:
         with safe_open(path, framework="pt") as reader:
-            metadata = reader.metadata() or {}
-            names = reader.keys()
-            tensors = {name: reader.get_tensor(name) for name in names}
+            header = _header(path, reader.metadata() or {})
+            tensors = {key: _tensor(path, key, reader) for key in reader.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    if _KEY not in metadata:
-        raise ValueError(f"{path} is a safetensors file of something else: it has no {_KEY!r} metadata")
-    try:
-        header = json.loads(metadata[_KEY])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} has damaged metadata: {error}") from error
-    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-        schema = header.get("schema") if isinstance(header, dict) else None
-        raise ValueError(f"{path} has schema {schema!r}; this library ({__version__}) reads schema {SCHEMA}")
+        # The message quotes the file, which may hold what a terminal would obey: not as the cause, where it stands raw.
+        raise ValueError(f"{path} is damaged or no safetensors file: {printable(str(error))}") from None
     c = _strength(header.get("c"))
     if c is None:
-        raise ValueError(f"{path} has c={header.get('c')!r} in its metadata")
+        raise ValueError(f"{path} has c={reprlib.repr(header.get('c'))} in its metadata")
     parts: dict[str, dict[str, Tensor]] = {"omega": {}, "anchor": {}, "path": {}}
     for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
         if kind not in parts or not name:
-            raise ValueError(f"{path} holds a tensor {key!r} that no importance file has")
+            raise ValueError(f"{path} holds a tensor {printable(repr(key))} that no importance file has")
         parts[kind][name] = tensor
+    shapes = header.get("shapes")
+    if isinstance(shapes, dict):  # they are in the model's order, and tensors in that of the alphabet
+        parts = {kind: {n: named[n] for n in (*shapes, *named) if n in named} for kind, named in parts.items()}
     file = ImportanceFile(
         estimator=_estimator(path, header),
         settings=_settings(path, header),
@@ -204,27 +218,75 @@ def read_importance(path: Path) -> ImportanceFile:
         anchor=parts["anchor"],
         path=parts["path"],
     )
-    _check(path, file, header.get("shapes"))
-    return file
+    _check(path, file, shapes)
+    return file, f"synaptic-intelligence {header.get('library')}, torch {header.get('torch')}"
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Return a text with its control characters escaped, which a terminal would obey, and cut in the middle if long.
+
+    Example:
+        >>> printable("a\\n\\x1b[2J")
+        'a\\\\n\\\\x1b[2J'
+        >>> printable("0123456789", most=4)
+        '01...89'
+    """
+    cut = text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2) :]}"
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in cut)
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if _KEY not in metadata:
+        raise ValueError(f"{path} is a safetensors file of something else: it has no {_KEY!r} metadata")
+    try:
+        header = json.loads(metadata[_KEY], object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} has damaged metadata: {error}") from error
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        schema = header.get("schema") if isinstance(header, dict) else None
+        raise ValueError(
+            f"{path} has schema {reprlib.repr(schema)}; this library ({__version__}) reads schema {SCHEMA}"
+        )
+    return header
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a name stands twice in one object, so that readers might take different ones")
+    return found
+
+
+def _tensor(path: Path, key: str, reader: Any) -> Tensor:
+    """Return a tensor, if its dtype and shape are such that torch can do with it what follows, and soon."""
+    found = reader.get_slice(key)
+    shape = found.get_shape()
+    least = math.prod(max(size, 1) for size in shape[:_MOST_DIMENSIONS])
+    if found.get_dtype() not in _DTYPES or len(shape) > _MOST_DIMENSIONS or least > sys.maxsize:
+        raise ValueError(
+            f"{path} holds {printable(repr(key))}, {found.get_dtype()} of shape {reprlib.repr(shape)}, which no "
+            "importance file has"
+        )
+    tensor: Tensor = reader.get_tensor(key)
+    return tensor
 
 
 def _count(path: Path, header: dict[str, Any], key: str) -> int:
     if not _is_number(header.get(key), whole=True):
-        raise ValueError(f"{path} has {key}={header.get(key)!r} in its metadata")
+        raise ValueError(f"{path} has {key}={reprlib.repr(header.get(key))} in its metadata")
     return int(header[key])
 
 
 def _estimator(path: Path, header: dict[str, Any]) -> str:
     estimator = header.get("estimator")
     if not isinstance(estimator, str):
-        raise ValueError(f"{path} has estimator={estimator!r} in its metadata")
+        raise ValueError(f"{path} has estimator={reprlib.repr(estimator)} in its metadata")
     return estimator
 
 
 def _settings(path: Path, header: dict[str, Any]) -> dict[str, float | str]:
     settings = header.get("settings")
     if not isinstance(settings, dict) or not all(isinstance(v, (float, int, str)) for v in settings.values()):
-        raise ValueError(f"{path} has settings={settings!r} in its metadata")
+        raise ValueError(f"{path} has settings={reprlib.repr(settings)} in its metadata")
     return settings
 
 
@@ -238,8 +300,11 @@ def _check(path: Path, file: ImportanceFile, shapes: object) -> None:
     for kind, named in (("omega", file.omega), ("anchor", file.anchor), ("path", file.path)):
         for name, tensor in named.items():
             known = (torch.float32, torch.float64, *([torch.bfloat16] if kind == "omega" else []))
-            if tensor.dtype not in known or not bool(tensor.isfinite().all()):
+            parts = tensor.flatten().split(_AT_ONCE)
+            if tensor.dtype not in known or not all(bool(part.isfinite().all()) for part in parts):
                 also = ", or bfloat16" if kind == "omega" else ""
-                raise ValueError(f"{path} has {kind} of {name!r} that is not finite float32 or float64{also} numbers")
-            if kind == "omega" and bool((tensor < 0).any()):
-                raise ValueError(f"{path} has a negative omega for {name!r}")
+                raise ValueError(
+                    f"{path} has {kind} of {printable(repr(name))} that is not finite float32 or float64{also} numbers"
+                )
+            if kind == "omega" and any(bool((part < 0).any()) for part in parts):
+                raise ValueError(f"{path} has a negative omega for {printable(repr(name))}")

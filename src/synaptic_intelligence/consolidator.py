@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from synaptic_intelligence.binding import Binding, canonical_parameters
+from synaptic_intelligence.arguments import checked_number
+from synaptic_intelligence.binding import Binding, canonical_parameters, living
 from synaptic_intelligence.checkpoint import (
     ImportanceFile,
     from_state_dict,
@@ -21,14 +21,20 @@ from synaptic_intelligence.checkpoint import (
     to_state_dict,
     write_importance,
 )
+from synaptic_intelligence.diagnosis import Diagnosis, diagnose, warn_at_task_end
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.functional import surrogate_loss
-from synaptic_intelligence.importance import Importance, PathIntegral, TaskEnd
+from synaptic_intelligence.importance import Importance, PathIntegral
+from synaptic_intelligence.importance.choice import importance_to_start_from
+from synaptic_intelligence.importance.estimator import refuse_other_data
 from synaptic_intelligence.memory import Memory
+from synaptic_intelligence.observed import Observed
 from synaptic_intelligence.sharding import local, processes_of, together, whole
-from synaptic_intelligence.state import State, refuse_nonfinite
+from synaptic_intelligence.state import State
 from synaptic_intelligence.step import OnePass, Step
-from synaptic_intelligence.strength import Strength, as_given, checked_strength, folded, pulls
+from synaptic_intelligence.strength import Strength, as_given, checked_strength, folded
+from synaptic_intelligence.surgery import Surgery
+from synaptic_intelligence.triggers import Trigger
 
 
 @final
@@ -96,13 +102,14 @@ class Consolidator:
         parameters = canonical_parameters(named)
         self._binding = Binding(parameters, optimizer)
         self._c = self._binding.fitting(checked_strength(c, "c"))
-        self._unprotected = {n: weakref.ref(p) for n, p in parameters.items() if n not in self._binding.places}
+        self._unprotected = self._binding.left_out(parameters)
         if not self._binding.places:
             raise ValueError("nothing to protect: every parameter is frozen or in a group with c=None")
+        self._observed = Observed()
         self._state = State(
             self._binding.parameters(), integrates_path=importance.integrates_path, coarse=omega_dtype is not None
         )
-        self._step = Step(self._binding, self._state, self._strength)
+        self._step = Step(self._binding, self._state, self._strength, self._observed.movement)
         self._state.warn_of_low_precision()
         self._binding.hold(self._step.before, self._step.after)
         if isinstance(optimizer, OnePass):
@@ -183,14 +190,32 @@ class Consolidator:
             terms += [surrogate_loss(parameters[n], state.anchor[n], *folded(state.omega[n], c)) for n in names]
         return torch.stack([whole(term).to(terms[0]) for term in terms]).sum()
 
+    def diagnose(self, loss: float | Tensor | None = None) -> Diagnosis:
+        """Return what the synapses say of themselves, and what is wrong or may be; printed, it is a report.
+
+        It changes nothing. Call it after ``optimizer.step()`` and before ``zero_grad()``, so that there are gradients.
+        Where parameters are sharded, every process must call it.
+
+        Args:
+            loss: of the task alone; None: that which :meth:`observe` was last told of.
+
+        Example: see :class:`Diagnosis`.
+        """
+        found = self._observed if loss is None else self._observed.with_loss(loss)
+        return diagnose(self._binding, self._state, self._strength, self.penalty(), found, self._unprotected)
+
     # The end of a task.
 
     @torch.no_grad()
-    def consolidate(self, data: Iterable[tuple[Tensor, Tensor]] | None = None) -> Mapping[str, Tensor]:
+    def consolidate(
+        self, data: Iterable[tuple[Tensor, Tensor]] | None = None, *, decay: float = 1.0
+    ) -> Mapping[str, Tensor]:
         """End a task: renew omega, move the anchor to the parameters, start a new path. All of it, or nothing.
 
         Args:
             data: batches of (inputs, targets) of the task, for estimators that need them.
+            decay: what the omega so far is multiplied by, from above 0 to 1, before that of the task is added: below 1,
+                a stream without end forgets its oldest parts.
 
         Returns:
             The path integral of the task that ended, by name, in units of the loss; empty if the estimator has none.
@@ -205,12 +230,8 @@ class Consolidator:
         Example: see the class.
         """
         estimator, state = self._importance, self._state
-        if estimator.needs_data and data is None:
-            raise TypeError(
-                f"consolidate(data) needs batches of (inputs, targets): {estimator.name} estimates from data"
-            )
-        if not estimator.needs_data and data is not None:
-            raise TypeError(f"consolidate() takes no data: {estimator.name} estimates while the network trains")
+        refuse_other_data(estimator, data, "consolidate")
+        decay = checked_number(decay, "decay", zero_is_fine=False, most=1)
         self._step.abandon()
         self._step.follow()
         if estimator.integrates_path and state.steps == 0:
@@ -218,19 +239,116 @@ class Consolidator:
                 "no optimizer step since the last consolidation, so there is no path: train first (a step that finds "
                 "no gradient in p.grad is none)"
             )
-        refuse_nonfinite(state.parameters, "parameter")
+        state.refuse_nonfinite_parameters()
         state.warn_of_nonfinite()
-        self._warn_of_no_penalty()
-        end = TaskEnd(state.parameters, state.anchor, state.path, state.omega_or_zeros(), data)
-        omega = dict(estimator.new_omega(end))
-        if {n: t.shape for n, t in omega.items()} != {n: t.shape for n, t in state.anchor.items()}:
-            raise SynapseError(f"{estimator.name} did not give an omega of the right shape for every parameter")
-        refuse_nonfinite(omega, "new omega of")
-        return MappingProxyType(state.end_task(omega))
+        return MappingProxyType(self._end_task(state.estimated(estimator, data, decay=decay), decay))
+
+    @torch.no_grad()
+    def bootstrap(
+        self,
+        importance: Importance | None = None,
+        data: Iterable[tuple[Tensor, Tensor]] | None = None,
+        *,
+        weight: float = 1.0,
+    ) -> None:
+        """Protect weights that were trained without synapses, as if a task had just ended; before the first step.
+
+        Args:
+            importance: what fills omega, such as ``Fisher``, ``MAS`` or ``ShortPath``, from data like the old; or
+                ``Uniform``, without data. None: uniform, and a warning, for it is no importance.
+            data: batches of (inputs, targets), for estimators that need them.
+            weight: what that importance is multiplied by. Fisher's is about twice what the path integral's would be.
+
+        Raises:
+            TypeError: data is missing, or given to an estimator that uses none.
+            SynapseError: steps were taken, or a task was consolidated; a parameter or the omega is not finite.
+
+        Source: for the uniform one Li, Grandvalet, Davoine 2018, *Explicit Inductive Bias for Transfer Learning*.
+
+        Example:
+            >>> import torch, torch.nn.functional as F, synaptic_intelligence as si
+            >>> model = torch.nn.Linear(4, 3)  # as it was loaded
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            >>> synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=1.0, xi=0.1)
+            >>> data = [(torch.randn(8, 4), torch.randint(3, (8,)))]  # like what it was trained on
+            >>> synapses.bootstrap(si.Fisher(model, F.cross_entropy, kind="exact"), data, weight=0.5)
+            >>> synapses.tasks, bool(synapses.omega["weight"].sum() > 0)
+            (1, True)
+        """
+        importance = importance_to_start_from(importance, data)
+        refuse_other_data(importance, data, "bootstrap")
+        weight = checked_number(weight, "weight", zero_is_fine=False)
+        self._step.abandon()
+        self._step.follow()
+        if self._state.tasks or self._state.steps:
+            raise SynapseError("bootstrap comes before the first step and the first task: make new synapses for it")
+        self._state.refuse_nonfinite_parameters()
+        self._end_task(self._state.estimated(importance, data, weight=weight))
+
+    def _end_task(self, omega: dict[str, Tensor], decay: float = 1.0) -> Mapping[str, Tensor]:
+        # Warnings first, as a user may have made them errors: nothing is changed yet.
+        warn_at_task_end(self._binding, self._state, self._strength, self.penalty(), omega, self._observed)
+        self._observed.end_task()
+        return self._state.end_task(omega, decay=decay)
+
+    # A stream without tasks.
+
+    @property
+    def trigger(self) -> Trigger | None:
+        """What decides when to consolidate where nobody announces a task, such as ``si.triggers.Every(1000)``."""
+        return self._observed.trigger
+
+    @trigger.setter
+    def trigger(self, value: Trigger | None) -> None:
+        self._observed.take_trigger(value, self._importance)
+
+    def observe(self, loss: float | Tensor, targets: Tensor | None = None) -> bool:
+        """Tell of the loss of a step that was taken; consolidate if the trigger says so.
+
+        Args:
+            loss: of the task alone, a number or a tensor with one element. Where several processes train one model it
+                is averaged over them, if the trigger needs it: every process must call this.
+            targets: the labels of the batch, for :meth:`diagnose` alone.
+
+        Returns:
+            Whether a task ended here.
+
+        Raises:
+            SynapseError: as :meth:`consolidate`.
+
+        Example:
+            >>> import torch, synaptic_intelligence as si
+            >>> p = torch.nn.Parameter(torch.ones(1))
+            >>> optimizer = torch.optim.SGD([p], lr=0.1)
+            >>> synapses = si.SynapticIntelligence([("w", p)], optimizer, c=1.0, xi=0.1)
+            >>> synapses.trigger = si.triggers.Every(2)
+            >>> for _ in range(4):
+            ...     optimizer.zero_grad()
+            ...     loss = p.square().sum()
+            ...     loss.backward()
+            ...     optimizer.step()
+            ...     print(synapses.observe(loss))
+            False
+            True
+            False
+            True
+        """
+        if self._state.pauses:
+            return False
+        fired = self._observed.fired(loss, targets, next(iter(self._state.anchor.values())).device)
+        if fired and self.trigger is not None:
+            self.consolidate(decay=self.trigger.decay)
+        return fired
 
     # The optimizer.
 
-    def attach(self, optimizer: Optimizer, named: Iterable[tuple[str, Tensor]] | None = None) -> None:
+    def attach(
+        self,
+        optimizer: Optimizer,
+        named: Iterable[tuple[str, Tensor]] | None = None,
+        *,
+        surgery: Surgery | None = None,
+    ) -> None:
         """Move the synapses to another optimizer, as when a task starts with a fresh Adam.
 
         The old optimizer raises if it is stepped afterwards. Everything that was learnt stays.
@@ -238,10 +356,11 @@ class Consolidator:
         Args:
             optimizer: the one that will be stepped from now on.
             named: ``model.named_parameters()`` once more, if the model's parameters are new objects since.
+            surgery: what was done to the model, if it has other parameters since, or of other shapes.
 
         Raises:
             TypeError, ValueError: as for the class; the synapses then stay where they were.
-            SynapseError: the new optimizer would protect other parameters than these.
+            SynapseError: the new optimizer would protect other parameters than these, and surgery does not say so.
 
         Example:
             >>> import torch, synaptic_intelligence as si
@@ -249,26 +368,21 @@ class Consolidator:
             >>> synapses = si.SynapticIntelligence([("w", p)], torch.optim.Adam([p]), c=1.0, xi=0.1)
             >>> synapses.attach(torch.optim.SGD([p], lr=0.1))
         """
-        if named is None:
-            others = {name: reference() for name, reference in self._unprotected.items()}
-            parameters = {**{name: p for name, p in others.items() if p is not None}, **self._state.parameters}
-        else:
-            parameters = canonical_parameters(named)
-        binding = Binding(parameters, optimizer)
-        binding.fitting(self._c)
-        other = sorted(set(binding.places) ^ set(self._binding.places))
-        if other:
-            raise SynapseError(
-                f"the new optimizer would change which parameters have synapses: {other}; give its groups the same "
-                "c=None, and freeze or unfreeze before the synapses are made"
-            )
-        self._state.refuse_others(binding.parameters())
-        self._state.warn_of_edit()
-        self._state.warn_of_other_weights(binding.parameters())
+        if named is None and surgery is not None:
+            raise TypeError("attach(optimizer, named, surgery=...) needs the model's named_parameters() of now")
+        known = {**living(self._unprotected), **self._state.parameters}
+        parameters = known if named is None else canonical_parameters(named)
+        binding = self._binding.successor(parameters, optimizer, self._c, of_any=surgery is not None)
         self._step.abandon()
-        step = Step(binding, self._state, self._strength)
+        state, new = self._state, binding.parameters()
+        if surgery is None:
+            state.refuse_and_warn_of_others(new)
+        else:
+            state = state.successor(surgery.applied(self._snapshot(), new, state.parameters), new)
+        step = Step(binding, state, self._strength, self._observed.movement)
         binding.hold(step.before, step.after, instead_of=self._binding)
-        self._binding, self._step = binding, step
+        self._binding, self._state, self._step = binding, state, step
+        self._unprotected = binding.left_out(parameters)
         step.follow()
 
     def detach(self) -> None:
@@ -325,7 +439,7 @@ class Consolidator:
             >>> synapses.state_dict()["anchor"]
             {'w': tensor([1.])}
         """
-        return to_state_dict(self._snapshot())
+        return {**to_state_dict(self._snapshot()), **self._observed.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the state that :meth:`state_dict` gave, all of it or nothing.
@@ -341,7 +455,8 @@ class Consolidator:
             >>> synapses = si.SynapticIntelligence([("w", p)], torch.optim.Adam([p]), c=1.0, xi=0.1)
             >>> synapses.load_state_dict(synapses.state_dict())
         """
-        self._take_over(from_state_dict(state), "state")
+        with self._observed.loading(state) as rest:
+            self._take_over(from_state_dict(rest), "state")
 
     def save(self, path: str | Path) -> None:
         """Write importance and anchor to a safetensors file, with the path too in the middle of a task.
@@ -386,27 +501,12 @@ class Consolidator:
         return self._binding.strength(group, names, self._c)
 
     def _snapshot(self) -> ImportanceFile:
-        self._state.warn_of_nonfinite()
-        return ImportanceFile(
-            estimator=self._importance.name,
-            settings=self._importance.settings(),
-            c=self._binding.common_strength(self._c),
-            tasks=self._state.tasks,
-            steps=self._state.steps,
-            untouched=self._state.untouched,
-            omega=self.omega,
-            anchor=self.anchor,
-            path=self.path,
-        )
+        if self._state.untouched:
+            self._step.follow()
+        return self._state.snapshot(self._importance, self._binding.common_strength(self._c))
 
     def _take_over(self, file: ImportanceFile, what: str) -> None:
-        own = self._importance
-        if (file.estimator, file.settings) != (own.name, own.settings()):
-            raise SynapseError(
-                f"{what} is of {file.estimator} with {file.settings}, these synapses are of {own.name} with "
-                f"{own.settings()}: make them alike"
-            )
-        copies = self._state.checked_copies(file, what)
+        copies = self._state.checked_copies(file, what, self._importance)
         self._binding.fitting(file.c)
         self._step.abandon()
         if file.c != (was := self._binding.common_strength(self._c)):
@@ -414,12 +514,6 @@ class Consolidator:
             warn(f"c is {file.c} in {what} and was {was}: now {file.c}")
             self.c = as_given(file.c)
         self._state.take_over(file, copies)
-
-    def _warn_of_no_penalty(self) -> None:
-        later = self._state.tasks > 0 and self._state.steps > 0
-        pulled = any(pulls(self._strength(group, names)) for _, group, names in self._binding.groups())
-        if later and pulled and float(self.penalty()) == 0:
-            warn("the penalty is exactly zero after a further task: omega is zero, or nothing moved; nothing was held")
 
 
 def SynapticIntelligence(

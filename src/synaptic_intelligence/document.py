@@ -18,6 +18,7 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 """A value that a JSON file can hold; numbers are finite."""
 
 _Item = TypeVar("_Item")
+_DEPTH = 50  # of lists and objects within each other; what this library writes has fewer than ten
 
 
 def exact(number: float) -> str:
@@ -65,11 +66,30 @@ def write_document(document: dict[str, object], path: Path) -> None:
 
 
 def _no_duplicates(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} appears twice")
+    members: dict[str, JSON] = {}
+    for name, value in pairs:
+        if name in members:
+            raise ValueError(f"the name {name!r} appears twice")
+        members[name] = value
     return members
+
+
+def _too_deep(value: object) -> bool:
+    # Level by level, as what is deeper than Python's stack is what is looked for.
+    level = [value]
+    for _ in range(_DEPTH):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, list | dict)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, list | dict) for each in level)
+
+
+def _is_text(text: str) -> bool:
+    """Return whether UTF-8 can hold it: JSON can name half of a surrogate pair, which is no character."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 @final
@@ -87,6 +107,8 @@ class Value:
     def string(self) -> str:
         if not isinstance(self.value, str):
             self.fail(f"expected a string, got {_shown(self.value)}")
+        if not _is_text(self.value):
+            self.fail("expected text, got half of a surrogate pair")
         return self.value
 
     def integer(self, least: int) -> int:
@@ -129,6 +151,8 @@ class Value:
         for name in self.value:
             if not isinstance(name, str):
                 self.fail(f"expected names that are strings, got {_shown(name)}")
+            if not _is_text(name):
+                self.fail(f"expected names that are text, got half of a surrogate pair in {_shown(name)}")
         dot = "." if self.field else ""
         return {name: Value(value, f"{self.field}{dot}{name}", self.file) for name, value in self.value.items()}
 
@@ -148,6 +172,8 @@ class Value:
         if not isinstance(value, dict) or value.get("format") != name:
             kind = name.partition(" ")[2]
             raise ResultError(f'{self.file}not a {kind} file of synaptic-intelligence (it has no "format": "{name}")')
+        if _too_deep(value):
+            self.fail(f"more than {_DEPTH} lists and objects within each other")
         found = value.get("schema")
         if found != schema or isinstance(found, bool):
             Value(found, "schema", self.file).fail(
@@ -167,8 +193,10 @@ class Value:
         return text
 
     def json(self) -> JSON:
-        if self.value is None or isinstance(self.value, bool | int | str):
+        if self.value is None or isinstance(self.value, bool | int):
             return self.value
+        if isinstance(self.value, str):
+            return self.string()
         if isinstance(self.value, float):
             if not math.isfinite(self.value):
                 self.fail(f"expected a finite number, got {_shown(self.value)}")

@@ -11,8 +11,12 @@ from torch import Tensor
 
 from synaptic_intelligence.checkpoint import ImportanceFile
 from synaptic_intelligence.errors import SynapseError, warn
+from synaptic_intelligence.functional import surrogate_loss
+from synaptic_intelligence.importance import Importance, TaskEnd
+from synaptic_intelligence.importance.estimator import Batches
 from synaptic_intelligence.memory import Memory, total_bytes
-from synaptic_intelligence.sharding import anywhere, is_placed_like, is_sharded, local, placed_like
+from synaptic_intelligence.sharding import anywhere, is_placed_like, is_sharded, local, placed_like, whole
+from synaptic_intelligence.strength import Strength
 
 Named = dict[str, Tensor]
 
@@ -31,6 +35,8 @@ class State:
         sharded: whether any parameter is; all tensors above are then sharded as their parameters are.
         coarse: whether omega is bfloat16, in half the memory.
         pauses: how many contexts ask that steps pass unseen.
+        way_back: what the surrogate loss (at c = 1) of going back over the last task would be, by the omega that it
+            added; in units of the loss. None before a task, and after a load.
 
     Example:
         >>> state = State({"w": torch.ones(1, dtype=torch.bfloat16)}, integrates_path=True)
@@ -47,6 +53,7 @@ class State:
         self.important: set[str] = set()
         self.coarse = coarse
         self.tasks = 0
+        self.way_back: Tensor | None = None
         self.when_replaced: Callable[[], None] | None = None  # told when tensors give way to new ones
         self.untouched = True
         self.sharded = any(map(is_sharded, parameters.values()))
@@ -64,6 +71,16 @@ class State:
     def steps(self) -> int:
         """Optimizer steps since the last consolidation that were not skipped; reads from the device."""
         return self._steps - int(self._skipped)
+
+    @property
+    def nonfinite_steps(self) -> int:
+        """Steps that were not finite since they were last warned of; reads from the device."""
+        return int(self._nonfinite)
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps since the last consolidation, with those that were skipped; reads nothing from the device."""
+        return self._steps
 
     def omega_or_zeros(self) -> Named:
         """Return omega, zeros before the first consolidation."""
@@ -197,6 +214,19 @@ class State:
                 "where the old ones were; load the weights first, or make new synapses for another model"
             )
 
+    def refuse_and_warn_of_others(self, parameters: Mapping[str, Tensor]) -> None:
+        """Raise or warn where parameters are not those that are known, nor what they became."""
+        self.refuse_others(parameters)
+        self.warn_of_edit()
+        self.warn_of_other_weights(parameters)
+
+    def successor(self, file: ImportanceFile, parameters: Mapping[str, Tensor]) -> State:
+        """Return a state of other parameters that remembers what surgery has left."""
+        state = State(parameters, integrates_path=bool(self.path), coarse=self.coarse)
+        state.take_over(file, state.checked_copies(file, "what surgery left"))
+        state.pauses = self.pauses
+        return state
+
     def refuse_others(self, parameters: Mapping[str, Tensor]) -> None:
         """Raise a SynapseError unless the parameters can take the places of those that are known."""
         for name, parameter in parameters.items():
@@ -217,9 +247,39 @@ class State:
                 "to the path: look for an overflow in the loss"
             )
 
+    def refuse_nonfinite_parameters(self) -> None:
+        """Raise a SynapseError that names the parameters that are not finite, if any."""
+        refuse_nonfinite(self.parameters, "parameter")
+
+    def estimated(
+        self, estimator: Importance, data: Batches | None, *, decay: float = 1.0, weight: float = 1.0
+    ) -> Named:
+        """Return omega as an estimator gives it now, checked.
+
+        Args:
+            estimator: whose importance it is.
+            data: what it estimates from.
+            decay: what the omega so far is multiplied by before.
+            weight: what the new omega is multiplied by after.
+
+        Raises:
+            SynapseError: it is not finite, or not of the parameters.
+        """
+        omega = self.omega_or_zeros()
+        if decay != 1:
+            omega = {name: tensor * decay for name, tensor in omega.items()}
+        found = dict(estimator.new_omega(TaskEnd(self.parameters, self.anchor, self.path, omega, data)))
+        if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in self.anchor.items()}:
+            raise SynapseError(f"{estimator.name} did not give an omega of the right shape for every parameter")
+        if weight != 1:
+            found = {name: tensor * weight for name, tensor in found.items()}
+        refuse_nonfinite(found, "new omega of")
+        return found
+
     @torch.no_grad()
-    def end_task(self, omega: Named) -> Named:
-        """Set omega, move the anchor to the parameters, start a new path; return the path that ended."""
+    def end_task(self, omega: Named, *, decay: float = 1.0) -> Named:
+        """Set omega, in which the old is decayed already, and anchor; start a new path; return the one that ended."""
+        self.way_back = self._way_back(omega, decay)
         ended, self.path = self.path, {name: torch.zeros_like(path) for name, path in self.path.items()}
         for name, parameter in self.parameters.items():
             self.anchor[name].copy_(parameter)
@@ -227,13 +287,42 @@ class State:
         self.accept_weights()
         return ended
 
+    def _way_back(self, omega: Named, decay: float) -> Tensor:
+        terms = []
+        for name, parameter in self.parameters.items():
+            added = omega[name] - decay * self.omega[name] if self.omega else omega[name]
+            term = whole(surrogate_loss(parameter.detach(), self.anchor[name], added, 1.0))
+            terms.append(term.to(local(self.anchor[name]).device))
+        return torch.stack([term.to(terms[0]) for term in terms]).sum()
+
+    def snapshot(self, estimator: Importance, c: Strength) -> ImportanceFile:
+        """Return everything that training goes on from, tensors by reference."""
+        self.warn_of_nonfinite()
+        return ImportanceFile(
+            estimator=estimator.name,
+            settings=estimator.settings(),
+            c=c,
+            tasks=self.tasks,
+            steps=self.steps,
+            untouched=self.untouched,
+            omega=self.omega_or_zeros(),
+            anchor=self.anchor,
+            path=self.path,
+        )
+
     @torch.no_grad()
-    def checked_copies(self, file: ImportanceFile, what: str) -> dict[str, Named]:
+    def checked_copies(self, file: ImportanceFile, what: str, estimator: Importance | None = None) -> dict[str, Named]:
         """Return copies of the tensors that a file or a state holds, on the parameters' devices.
 
         Raises:
-            SynapseError: names or shapes are not those of the parameters, or a value cannot be.
+            SynapseError: names or shapes are not those of the parameters, a value cannot be, or the estimator or its
+                settings are others than those of ``estimator``.
         """
+        if estimator is not None and (file.estimator, file.settings) != (estimator.name, estimator.settings()):
+            raise SynapseError(
+                f"{what} is of {file.estimator} with {file.settings}, these synapses are of {estimator.name} with "
+                f"{estimator.settings()}: make them alike"
+            )
         shapes = {name: anchor.shape for name, anchor in self.anchor.items()}
         copies: dict[str, Named] = {}
         for kind, named in (("omega", file.omega), ("anchor", file.anchor), ("path", file.path)):
@@ -254,7 +343,7 @@ class State:
 
     def take_over(self, file: ImportanceFile, copies: dict[str, Named]) -> None:
         """Replace everything by what :meth:`checked_copies` gave; it cannot fail."""
-        self.anchor = copies["anchor"]
+        self.anchor, self.way_back = copies["anchor"], None
         if self.path:
             self.path = copies["path"] or {name: torch.zeros_like(a) for name, a in self.anchor.items()}
         self._begin_task(copies["omega"] if file.tasks else {}, tasks=file.tasks, steps=file.steps)

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from synaptic_intelligence.binding import Binding
 from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.movement import Movement
 from synaptic_intelligence.native import Plan, Row
 from synaptic_intelligence.passes import pass_after, pass_before
 from synaptic_intelligence.sharding import local_rows, placed_like
@@ -79,14 +80,19 @@ class Step:
         binding: which parameters, in which optimizer.
         state: their synapses.
         strength: gives the ``c`` of a parameter group, which holds the parameters of these names.
+        movement: looks at few of the steps.
 
     Example: see :class:`~synaptic_intelligence.Consolidator`, which hooks ``before`` and ``after`` into an optimizer.
     """
 
     def __init__(
-        self, binding: Binding, state: State, strength: Callable[[dict[str, Any], list[str]], Strength]
+        self,
+        binding: Binding,
+        state: State,
+        strength: Callable[[dict[str, Any], list[str]], Strength],
+        movement: Movement,
     ) -> None:
-        self._binding, self._state, self._strength = binding, state, strength
+        self._binding, self._state, self._strength, self._movement = binding, state, strength, movement
         self._integrates = bool(state.path)
         self._inside = binding.optimizer if isinstance(binding.optimizer, OnePass) else None
         if self._inside is not None and not self._inside.may_keep(state):
@@ -210,6 +216,7 @@ class Step:
                 overflow = found if overflow is None else torch.maximum(overflow, found.to(overflow))
         self._put_back()
         if self._counts:
+            self._movement.after(getattr(optimizer, "found_inf", None))
             self._state.count_step(overflow, getattr(optimizer, "found_inf", None))
         else:
             self._state.accept_weights()
@@ -256,6 +263,9 @@ class Step:
         _unscale(optimizer)
         state = self._state
         groups = [group for group in groups if group.names and (self._pulls(group) or self._integrates)]
+        if self._counts:
+            pairs = (pair for group in groups for pair in zip(group.parameters, group.gradients, strict=True))
+            self._movement.before(state.steps_taken, pairs)
         if self._inside is not None and self._inside.prepare(groups):
             self._under_way, self._in_one_pass = groups, True
             return

@@ -37,6 +37,13 @@ ESTIMATORS = [
         lambda model: si.Fisher(model, F.cross_entropy, kind="empirical", chunk_size=5),
         never_decreases=True,
     ),
+    Estimator("mas", lambda model: si.MAS(model, chunk_size=5), never_decreases=True),
+    Estimator(
+        "short-path",
+        lambda model: si.ShortPath(model, F.cross_entropy, lr=0.05, xi=0.01),
+        never_decreases=True,  # gradient descent lowers the loss, to first order, wherever it goes
+    ),
+    Estimator("uniform", lambda model: si.Uniform(0.5), never_decreases=True),
 ]
 
 each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: estimator.name)
@@ -170,7 +177,7 @@ def test_omega_of_low_precision_parameters_is_float32(estimator: Estimator, dtyp
     p = nn.Parameter(torch.tensor([[0.5, -0.25], [1.0, 2.0]], dtype=dtype))
     model = nn.Linear(2, 2, bias=False)
     model.weight = p
-    optimizer = torch.optim.SGD([p], lr=0.5)
+    optimizer = torch.optim.SGD([p], lr=1e-3)
     with pytest.warns(si.SynapseWarning, match=str(dtype)):
         synapses = si.Consolidator(model.named_parameters(), optimizer, estimator.make(model), c=C)
     x, y = torch.tensor([[1.0, 2.0], [-1.0, 0.5]], dtype=dtype), torch.tensor([0, 1])

@@ -92,7 +92,7 @@ def test_the_relu_is_of_the_running_sum() -> None:
 
 @pytest.mark.parametrize(("xi", "omega"), [(1.0, 10 / 10), (6.0, 10 / 15), (91.0, 10 / 100), (1e-30, 10 / 9)])
 def test_xi_damps(xi: float, omega: float) -> None:
-    theta, optimizer, synapses = one_synapse(0.0, c=1.0, xi=xi, lr=0.5)
+    theta, optimizer, synapses = one_synapse(0.0, c=0.01, xi=xi, lr=0.5)
     step(theta, optimizer, 4.0)
     step(theta, optimizer, 4.0)
     synapses.consolidate()  # path 10, displacement 3, as in the example above

@@ -1,17 +1,18 @@
-"""The commands ``synaptic list``, ``synaptic run`` and ``synaptic report``: and their options."""
+"""The commands of ``synaptic``, and their options."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from synaptic_intelligence.cli.importance_files import inspect_file, merge_files
 from synaptic_intelligence.cli.refusal import refuse, refusing, refusing_settings
 from synaptic_intelligence.cli.reporting import report
 from synaptic_intelligence.cli.reproducing import Reproduction, default_names, reproduce
@@ -35,6 +36,13 @@ synaptic run split-mnist --resume
 synaptic report runs/split-mnist
 
 synaptic reproduce --quick
+"""
+
+_FILE_EXAMPLES = """[bold]Examples[/bold]
+
+synaptic inspect one.safetensors
+
+synaptic merge one.safetensors two.safetensors --c 0.1 --c 1 --out both.safetensors
 """
 
 _OUTCOMES = ("result.json", "findings.json")
@@ -255,6 +263,35 @@ def _report(
         for path, result, folder in zip(paths, [read_outcome(path) for path in paths], folders, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
             report(result, path, folder)
+
+
+@app.command("inspect", epilog=_FILE_EXAMPLES)
+def _inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An importance file, as synapses.save() writes it.")],
+    top: Annotated[int, typer.Option(help="How many of the most important numbers to name.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Show what an importance file holds: by parameter, by size, and which numbers matter most."""
+    inspect_file(file, top, as_json)
+
+
+@app.command("merge", epilog=_FILE_EXAMPLES)
+def _merge(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Importance files, two or more.")],
+    out: Annotated[Path, typer.Option(help="Where the new file goes.")],
+    c: Annotated[
+        list[float] | None,
+        typer.Option("--c", help="Strength of a file; repeat it, once for each. Default: the one that each holds."),
+    ] = None,
+    merged_c: Annotated[float, typer.Option(help="Strength in the new file; its omega is divided by it.")] = 1.0,
+    missing: Annotated[
+        Literal["refuse", "free"],
+        typer.Option(help="Where some files lack a parameter: refuse, or leave it free there."),
+    ] = "refuse",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+) -> None:
+    """Make one importance file of several, which pulls as they do together."""
+    merge_files(files, out, c, merged_c, missing, overwrite)
 
 
 def _rivals(experiment: Experiment, given: list[str]) -> tuple[str, ...]:

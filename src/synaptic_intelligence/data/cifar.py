@@ -244,6 +244,8 @@ def _example(label: int, image: dict[str, Any], number: int) -> tuple[bytes, int
 def _wrong(source: _Source, part: str, images: Tensor, labels: Tensor) -> str:
     """Return what is wrong with decoded images, or nothing."""
     count = source.images[part]
+    if {images.dtype, labels.dtype} != {torch.uint8} or images.shape[1:] != (3, 32, 32) or labels.ndim != 1:
+        return "they are not 3 x 32 x 32 bytes each, with a label"
     if len(images) != count or len(labels) != count:
         return f"{len(labels)} images of classes 0 to {source.classes - 1} instead of {count}"
     found = _digest(images, labels)

@@ -19,6 +19,7 @@ from synaptic_intelligence.tasks import Task
 _BUNDLED = Path(__file__).parent / "files" / "mnist"
 _VARIABLE = "SYNAPTIC_DATA_DIR"
 # In the order of a task's fields. Of the unpacked files: the same file compressed by another gzip is as good.
+_LARGEST = 16 + 60_000 * 28 * 28  # bytes of an unpacked file
 _MD5 = {
     "train-images-idx3-ubyte.gz": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte.gz": "a25bea736e30d166cdddb491f175f624",
@@ -67,13 +68,16 @@ def _folder(data_dir: Path | str | None) -> Path:
 def _read_idx(path: Path) -> Tensor:
     """Return what a gzipped IDX file holds: bytes 0, 0, 8 (for uint8), dimensions; big-endian sizes; data."""
     try:
-        raw = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            raw = file.read(_LARGEST + 1)  # a small file can unpack to more than the memory holds
     except FileNotFoundError:
         raise _error(path, "there is no such file") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _error(path, f"it cannot be read as gzip; it is cut short or damaged ({error})") from error
     except OSError as error:
         raise _error(path, f"it cannot be opened ({error.strerror})") from error
+    if len(raw) > _LARGEST:
+        raise _error(path, f"it unpacks to more than {_LARGEST} bytes")
     dimensions = 3 if "idx3" in path.name else 1
     start = 4 + 4 * dimensions
     if len(raw) < start or raw[:4] != bytes((0, 0, 8, dimensions)):

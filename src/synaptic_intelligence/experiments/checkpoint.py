@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, final
 
 import torch
 
 from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.document import Value
 from synaptic_intelligence.experiments.plan import Job, Record
 
 
@@ -78,6 +79,9 @@ def load_checked(path: Path) -> dict[str, Any]:
     """Return what ``torch.save`` has written, on the CPU; a file that is damaged anywhere raises an error."""
     # torch.load does not look at the checksums that torch.save has written.
     with zipfile.ZipFile(path) as archive:
+        # torch.save compresses nothing.
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise zipfile.BadZipFile("it would unpack to more than the file holds")
         damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"the checksum of its part {damaged} is wrong")
@@ -92,12 +96,48 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         CheckpointError: the file is damaged or holds something else.
     """
     try:
-        content = load_checked(path)
-        return Checkpoint(**{**content, "record": Record(**content["record"])})
+        return _checkpoint(load_checked(path))
     except FileNotFoundError:
         return None
     except Exception as error:  # zipfile, zlib, torch and pickle each have their own kinds for a damaged file
         raise CheckpointError(
-            f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}. Delete it, then resume: what it "
+            f"the checkpoint {path} cannot be read: {first_line(error)}. Delete it, then resume: what it "
             "held is trained again, with the same numbers, and all else is kept"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing.
+
+    Example:
+        >>> first_line(EOFError()), first_line(ValueError("no number"))
+        ('EOFError', 'no number')
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _checkpoint(content: dict[str, Any]) -> Checkpoint:
+    found = Checkpoint(**{**content, "record": _record(content["record"])})
+    numbers = type(found.task) is type(found.epoch) is int and min(found.task, found.epoch) >= 0
+    states = all(isinstance(each, dict) for each in (found.weights, found.optimizer, found.synapses))
+    generators = type(found.noise) is list and all(
+        isinstance(each, torch.Tensor) and each.dtype == torch.uint8 for each in (found.order, *found.noise)
+    )
+    if not (numbers and states and generators and type(found.seconds) is float):
+        raise ValueError("it holds something else")
+    return found
+
+
+def _record(content: object) -> Record:
+    field = Value(content, "record", "").record(tuple(each.name for each in fields(Record)))
+    return Record(
+        baseline=field["baseline"].items(Value.fraction),
+        accuracy=field["accuracy"].items(lambda row: row.items(Value.fraction)),
+        train_accuracy=field["train_accuracy"].items(Value.fraction),
+        final_train_accuracy=field["final_train_accuracy"].items(Value.fraction),
+        task_seconds=field["task_seconds"].items(Value.number),
+        path_correlation={
+            name: rows.items(lambda row: row.items(Value.correlation))
+            for name, rows in field["path_correlation"].members().items()
+        },
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from synaptic_intelligence.atomic import replacing
-from synaptic_intelligence.experiments.checkpoint import CheckpointError, checkpoint_path, load_checked
+from synaptic_intelligence.experiments.checkpoint import CheckpointError, checkpoint_path, first_line, load_checked
 from synaptic_intelligence.experiments.plan import Job
 
 
@@ -67,7 +67,7 @@ def _read(folder: Path, job: Job, task: int) -> dict[str, Tensor]:
         return load_checked(path)
     except Exception as error:  # zipfile, zlib, torch and pickle each have their own kinds for a damaged file
         raise CheckpointError(
-            f"the path integral {path} cannot be read: {str(error).splitlines()[0]}. Delete it and {checkpoint.name}, "
+            f"the path integral {path} cannot be read: {first_line(error)}. Delete it and {checkpoint.name}, "
             "then resume: what they held is trained again, with the same numbers, and all else is kept"
         ) from error
 

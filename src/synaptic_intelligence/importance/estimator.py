@@ -67,3 +67,16 @@ class Importance(Protocol):
 
     def new_omega(self, end: TaskEnd) -> dict[str, Tensor]:
         """Return the importance of every parameter after the task, in new tensors."""
+
+
+def refuse_other_data(estimator: Importance, data: object, method: str) -> None:
+    """Raise a TypeError if data is missing, or given to an estimator that uses none.
+
+    Example:
+        >>> from synaptic_intelligence import PathIntegral
+        >>> refuse_other_data(PathIntegral(xi=0.1), None, "consolidate")
+    """
+    if estimator.needs_data and data is None:
+        raise TypeError(f"{method}(data) needs batches of (inputs, targets): {estimator.name} estimates from data")
+    if not estimator.needs_data and data is not None:
+        raise TypeError(f"{method}() takes no data: {estimator.name} uses none")

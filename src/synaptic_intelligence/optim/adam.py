@@ -12,6 +12,7 @@ from torch import Tensor
 from synaptic_intelligence.consolidator import Consolidator
 from synaptic_intelligence.optim.inside import Inside, Params
 from synaptic_intelligence.optim.kind import Kind, Moments, Options
+from synaptic_intelligence.surgery import Surgery
 
 _NAMES = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
@@ -89,6 +90,7 @@ class Adam(Inside, torch.optim.Adam):
         c: strength of the pull, without unit; an option of each group, ``None`` for one without synapses.
         xi: damping, in theta^2; an option of each group.
         synapses: those of another optimizer, which are taken over, and taken off it.
+        surgery: what was done to the model since those were made, if it has other parameters, or of other shapes.
         omega_dtype: as for :class:`~synaptic_intelligence.Consolidator`: ``torch.bfloat16`` halves omega's memory.
 
     On the CPU the step is compiled at first use, once for a machine. Without a C compiler, on other devices, and for
@@ -129,18 +131,20 @@ class Adam(Inside, torch.optim.Adam):
         c: float,
         xi: float,
         synapses: Consolidator | None = None,
+        surgery: Surgery | None = None,
         omega_dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
-        self._put_synapses_inside(c, xi, synapses, omega_dtype)
+        self._put_synapses_inside(c, xi, synapses, surgery, omega_dtype)
 
 
 @final
 class AdamW(Inside, torch.optim.AdamW):
     """``torch.optim.AdamW`` with the synapses inside: :class:`Adam` with a weight decay of its own.
 
-    Takes what ``torch.optim.AdamW`` takes, and ``c``, ``xi``, ``synapses`` and ``omega_dtype`` as :class:`Adam` does.
+    Takes what ``torch.optim.AdamW`` takes, and ``c``, ``xi``, ``synapses``, ``surgery`` and ``omega_dtype`` as
+    :class:`Adam` does.
 
     Source: Zenke, Poole, Ganguli 2017; Loshchilov, Hutter 2019, *Decoupled Weight Decay Regularization*.
 
@@ -166,8 +170,9 @@ class AdamW(Inside, torch.optim.AdamW):
         c: float,
         xi: float,
         synapses: Consolidator | None = None,
+        surgery: Surgery | None = None,
         omega_dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
-        self._put_synapses_inside(c, xi, synapses, omega_dtype)
+        self._put_synapses_inside(c, xi, synapses, surgery, omega_dtype)

@@ -24,6 +24,7 @@ from synaptic_intelligence.optim.saving import PROGRESS, checked, offered
 from synaptic_intelligence.optim.walk import Walk
 from synaptic_intelligence.state import State
 from synaptic_intelligence.step import Group, OnePass
+from synaptic_intelligence.surgery import Surgery
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 """What torch's optimizers take: parameters, groups, or named parameters."""
@@ -55,7 +56,12 @@ class Inside(OnePass, Optimizer):
     # Set up.
 
     def _put_synapses_inside(
-        self, c: float, xi: float, synapses: Consolidator | None, omega_dtype: torch.dtype | None
+        self,
+        c: float,
+        xi: float,
+        synapses: Consolidator | None,
+        surgery: Surgery | None,
+        omega_dtype: torch.dtype | None,
     ) -> None:
         """Make the synapses, or take over those of another optimizer; torch's part is made already."""
         strength, damping = checked_number(c, "c", zero_is_fine=True), PathIntegral(xi).xi
@@ -77,14 +83,21 @@ class Inside(OnePass, Optimizer):
         names = {name: group_of[id(p)] for name, p in canonical_parameters(self._names()).items()}
         importance = GroupPathIntegral(self, names)
         make = partial(Consolidator, self._names(), self, importance, c=c, omega_dtype=omega_dtype)
-        if synapses is None:
-            self.synapses = make()
+        if synapses is not None:
+            self._take_over(synapses, surgery, make, strength, damping)
+        elif surgery is not None:
+            raise TypeError("surgery says what changed since synapses=... were made: give both")
         else:
-            self._take_over(synapses, make, strength, damping)
+            self.synapses = make()
         self.register_state_dict_post_hook(_offer, prepend=True)
 
     def _take_over(
-        self, synapses: Consolidator, make: Callable[[], Consolidator], strength: float, damping: float
+        self,
+        synapses: Consolidator,
+        surgery: Surgery | None,
+        make: Callable[[], Consolidator],
+        strength: float,
+        damping: float,
     ) -> None:
         old, their_optimizer = synapses._snapshot(), synapses._binding.optimizer
         if old.estimator != PathIntegral.name:
@@ -94,6 +107,8 @@ class Inside(OnePass, Optimizer):
         synapses.detach()
         try:
             self.synapses = make()
+            if surgery is not None:
+                old = surgery.applied(old, self._kept.parameters, synapses._state.parameters)
             self._kept.take_over(old, self._kept.checked_copies(old, "synapses"))
             options: list[tuple[str, object, object]] = [("c", old.c, strength), ("xi", old.settings["xi"], damping)]
             was, now = (torch.bfloat16 if state.coarse else None for state in (synapses._state, self._kept))
@@ -198,9 +213,9 @@ class Inside(OnePass, Optimizer):
 
     # Tasks.
 
-    def consolidate(self) -> Mapping[str, Tensor]:
+    def consolidate(self, *, decay: float = 1.0) -> Mapping[str, Tensor]:
         """End a task: as :meth:`Consolidator.consolidate <synaptic_intelligence.Consolidator.consolidate>`."""
-        return self.synapses.consolidate()
+        return self.synapses.consolidate(decay=decay)
 
     def reset_moments(self) -> None:
         """Forget the moments, as a fresh optimizer has none, and keep the synapses.
@@ -226,6 +241,7 @@ class Inside(OnePass, Optimizer):
         """
         self.synapses._step.abandon()
         found = []
+        entry = {key: group[key] for group in state_dict["param_groups"][:1] for key in ("trigger",) if key in group}
 
         # The last hook, as others may change what is loaded; torch then casts all tensors to the parameters' dtype.
         def look(_: Optimizer, given: dict[str, Any]) -> None:
@@ -234,13 +250,14 @@ class Inside(OnePass, Optimizer):
         handle = self.register_load_state_dict_pre_hook(look)
         before = [(group["c"], group["xi"]) for group in self.param_groups]
         try:
-            super().load_state_dict(state_dict)
+            with self.synapses._observed.loading(entry):
+                super().load_state_dict(state_dict)
         finally:
             handle.remove()
         for group, (c, xi) in zip(self.param_groups, before, strict=True):
             group.setdefault("c", c)
             group.setdefault("xi", xi)
-            for name in PROGRESS:
+            for name in (*PROGRESS, "trigger"):
                 group.pop(name, None)
         for state in self.state.values():
             self.kind.settle(state)
@@ -263,4 +280,6 @@ class Inside(OnePass, Optimizer):
 def _offer(optimizer: Optimizer, packed: dict[str, Any]) -> dict[str, Any]:
     assert isinstance(optimizer, Inside)
     anchor = optimizer.synapses.anchor  # before the first step it follows the weights
-    return offered(optimizer, optimizer.kind, optimizer._kept, anchor, packed)
+    state = offered(optimizer, optimizer.kind, optimizer._kept, anchor, packed)
+    state["param_groups"][0].update(optimizer.synapses._observed.state())
+    return state

@@ -10,6 +10,7 @@ from torch import Tensor
 from synaptic_intelligence.consolidator import Consolidator
 from synaptic_intelligence.optim.inside import Inside, Params
 from synaptic_intelligence.optim.kind import Kind, Moments, Options
+from synaptic_intelligence.surgery import Surgery
 
 _NOT_YET = "momentum_not_yet"  # in a state_dict alone
 
@@ -74,7 +75,7 @@ _SGD = Kind(
 class SGD(Inside, torch.optim.SGD):
     """``torch.optim.SGD`` with the synapses inside: one pass over memory for each step.
 
-    Takes what ``torch.optim.SGD`` takes, and ``c``, ``xi``, ``synapses`` and ``omega_dtype`` as
+    Takes what ``torch.optim.SGD`` takes, and ``c``, ``xi``, ``synapses``, ``surgery`` and ``omega_dtype`` as
     :class:`~synaptic_intelligence.optim.Adam` does.
 
     Source: Zenke, Poole, Ganguli 2017; Sutskever et al. 2013 (Nesterov's momentum).
@@ -103,8 +104,9 @@ class SGD(Inside, torch.optim.SGD):
         c: float,
         xi: float,
         synapses: Consolidator | None = None,
+        surgery: Surgery | None = None,
         omega_dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, **options)
-        self._put_synapses_inside(c, xi, synapses, omega_dtype)
+        self._put_synapses_inside(c, xi, synapses, surgery, omega_dtype)

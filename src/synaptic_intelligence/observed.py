@@ -1,0 +1,137 @@
+"""What is seen of the training beside the path: losses and labels that users tell of, and what steps moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from synaptic_intelligence.classes import Classes
+from synaptic_intelligence.errors import SynapseError, warn
+from synaptic_intelligence.importance import Importance
+from synaptic_intelligence.movement import Movement
+from synaptic_intelligence.triggers import Trigger
+
+
+@final
+class Observed:
+    """The loss of the last step that was told of, the trigger that hears it, and what a diagnosis is made from.
+
+    Attributes:
+        loss: in the loss's own unit, still on its device; None before the first.
+        trigger: what decides when a task ends; None where the user does.
+        classes: the labels that were told of.
+        movement: what steps moved; they tell it themselves.
+
+    Example:
+        >>> observed = Observed()
+        >>> observed.fired(torch.tensor([0.5]), None, torch.device("cpu"))
+        False
+        >>> observed.loss
+        tensor(0.5000, dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        self.loss: Tensor | None = None
+        self.trigger: Trigger | None = None
+        self.classes, self.movement = Classes(), Movement()
+
+    def fired(self, loss: float | Tensor, targets: Tensor | None, device: torch.device) -> bool:
+        """Note the loss of a step, and return whether the trigger ends a task with it.
+
+        Args:
+            loss: a number, or a tensor with one element.
+            targets: the labels of the batch; None: not known.
+            device: where a number is kept.
+
+        Raises:
+            ValueError: it has more than one element, or none.
+            TypeError: it is neither a number nor a tensor.
+        """
+        told = _one_number(loss, device)
+        if targets is not None:
+            self.classes.observe(targets)
+        self.loss = told
+        if self.trigger is None:
+            return False
+        return self.trigger.fires(_mean_over_processes(self.loss) if self.trigger.needs_loss else None)
+
+    def take_trigger(self, trigger: Trigger | None, importance: Importance) -> None:
+        """Set the trigger.
+
+        Raises:
+            TypeError: importance is estimated from data, which no trigger has.
+        """
+        if trigger is not None and importance.needs_data:
+            raise TypeError(f"a trigger has no data to give, and {importance.name} needs some: consolidate(data)")
+        self.trigger = trigger
+
+    def with_loss(self, loss: float | Tensor) -> Observed:
+        """Return the same with another loss.
+
+        Raises:
+            ValueError, TypeError: as :meth:`fired`.
+        """
+        other = copy(self)
+        other.loss = _one_number(loss, torch.device("cpu"))
+        return other
+
+    def end_task(self) -> None:
+        """Begin the next task."""
+        self.classes.end_task()
+        self.movement.end_task()
+
+    def state(self) -> dict[str, Any]:
+        """Return the trigger's state as an entry of a state_dict; nothing where there is no trigger."""
+        return {} if self.trigger is None else {"trigger": self.trigger.state_dict()}
+
+    @contextmanager
+    def loading(self, state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Load the trigger's entry of a state_dict, and yield the rest; if loading that raises, it is as it was.
+
+        Raises:
+            SynapseError: it is no state of this trigger; nothing was changed.
+        """
+        rest = {key: value for key, value in state.items() if key != "trigger"}
+        entry = state.get("trigger")
+        if self.trigger is None or entry is None:
+            if self.trigger is not None:
+                warn("the state has none of a trigger: this one goes on as it is")
+            if entry is not None:
+                warn("the state has that of a trigger, and there is none: set synapses.trigger before it is loaded")
+            yield rest
+            return
+        if not isinstance(entry, Mapping):
+            raise SynapseError(f"the state has trigger={entry!r}, which cannot be")
+        before = {key: tensor.clone() for key, tensor in self.trigger.state_dict().items()}
+        self.trigger.load_state_dict(entry)
+        try:
+            yield rest
+        except BaseException:
+            self.trigger.load_state_dict(before)
+            raise
+
+
+def _one_number(loss: float | Tensor, device: torch.device) -> Tensor:
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1:
+            raise ValueError(f"loss must have one element, as a mean over the batch has, not {list(loss.shape)}")
+        loss, device = loss.detach().reshape(()), loss.device
+    elif isinstance(loss, bool) or not isinstance(loss, (int, float)):
+        raise TypeError(f"loss must be a number, or a tensor with one element, not {type(loss).__name__}")
+    wide = torch.float64 if device.type == "cpu" else torch.float32
+    return torch.as_tensor(loss, dtype=wide, device=device).clone()
+
+
+def _mean_over_processes(loss: Tensor) -> float:
+    """Return the loss averaged over all processes, so that all of them decide alike."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return float(loss)
+    total = loss.clone()
+    dist.all_reduce(total)
+    return float(total) / dist.get_world_size()

@@ -1,0 +1,254 @@
+"""Consolidation that nobody announces, decay, and a bootstrap before the first step."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import NaiveSynapses, same, small_model, task_batches
+from torch import Tensor
+
+import synaptic_intelligence as si
+
+C, XI = 0.5, 0.05
+
+
+def around(model: torch.nn.Module) -> tuple[torch.optim.Optimizer, si.Consolidator]:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    return optimizer, si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+
+
+def inside(model: torch.nn.Module) -> tuple[torch.optim.Optimizer, si.Consolidator]:
+    optimizer = si.optim.Adam(model.named_parameters(), lr=0.02, c=C, xi=XI)
+    return optimizer, optimizer.synapses
+
+
+Make = Callable[[torch.nn.Module], tuple[torch.optim.Optimizer, si.Consolidator]]
+both = pytest.mark.parametrize("make", [around, inside])
+
+
+def stream(steps: int = 6) -> list[tuple[Tensor, Tensor]]:
+    return [batch for task in range(3) for batch in task_batches(task, steps)]
+
+
+def learn(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> Tensor:
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(batch[0]), batch[1])
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+def state_of(synapses: si.Consolidator) -> dict[str, Mapping[str, Tensor]]:
+    return {kind: dict(getattr(synapses, kind)) for kind in ("path", "omega", "anchor")}
+
+
+@both
+def test_a_trigger_consolidates_as_the_user_would(make: Make) -> None:
+    told, triggered = small_model(), small_model()
+    (optimizer, synapses), (other, watched) = make(told), make(triggered)
+    watched.trigger = si.triggers.Every(5)
+    for step, batch in enumerate(stream(), 1):
+        learn(told, optimizer, batch)
+        if step % 5 == 0:
+            synapses.consolidate()
+        assert watched.observe(learn(triggered, other, batch)) == (step % 5 == 0)
+    assert watched.tasks == synapses.tasks == 3
+    assert same(state_of(synapses), state_of(watched))
+    assert same(told.state_dict(), triggered.state_dict())
+
+
+@both
+def test_decay_multiplies_what_was_there_before_the_task_is_added(make: Make) -> None:
+    model, naive_model = small_model(), small_model()
+    optimizer, synapses = make(model)
+    naive = NaiveSynapses(naive_model, C, XI)
+    naive_optimizer = torch.optim.Adam(naive_model.parameters(), lr=0.02)
+    for task in range(3):
+        for x, y in task_batches(task, 6):
+            learn(model, optimizer, (x, y))
+            naive.step(naive_optimizer, lambda x=x, y=y: F.cross_entropy(naive_model(x), y))  # type: ignore[misc]
+        synapses.consolidate(decay=0.3)
+        naive.omega = {name: 0.3 * omega for name, omega in naive.omega.items()}
+        naive.consolidate()
+    for name, omega in naive.omega.items():
+        assert float((synapses.omega[name] - omega).abs().max()) <= 1e-12 * float(omega.abs().max())
+
+
+@both
+def test_a_decay_that_is_none_is_refused_and_nothing_has_changed(make: Make) -> None:
+    model = small_model()
+    optimizer, synapses = make(model)
+    learn(model, optimizer, stream()[0])
+    before = copy.deepcopy(synapses.state_dict())
+    for decay in (0.0, 1.5, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="decay must be"):
+            synapses.consolidate(decay=decay)
+    assert same(before, synapses.state_dict())
+
+
+@both
+@pytest.mark.parametrize("stop", [1, 7, 8, 13])
+def test_a_stopped_stream_goes_on_to_the_same_bits(make: Make, stop: int) -> None:
+    def begin() -> tuple[Any, Any, si.Consolidator]:
+        model = small_model()
+        optimizer, synapses = make(model)
+        synapses.trigger = si.triggers.Every(4, decay=0.5)
+        return model, optimizer, synapses
+
+    def go_on(model: Any, optimizer: Any, synapses: si.Consolidator, batches: list[Any]) -> list[bool]:
+        return [synapses.observe(learn(model, optimizer, batch)) for batch in batches]
+
+    whole, stopped = begin(), begin()
+    fired = go_on(*whole, stream())
+    first = go_on(*stopped, stream()[:stop])
+    saved = copy.deepcopy([part.state_dict() for part in stopped])
+    resumed = begin()
+    for part, state in zip(resumed, saved, strict=True):
+        if part is not resumed[2] or make is around:  # inside, the optimizer's state holds all
+            part.load_state_dict(state)
+    assert first + go_on(*resumed, stream()[stop:]) == fired
+    assert same(state_of(whole[2]), state_of(resumed[2]))
+    assert same(whole[0].state_dict(), resumed[0].state_dict())
+
+
+def test_a_state_that_does_not_fit_leaves_the_trigger_as_it_was() -> None:
+    _, synapses = around(small_model())
+    synapses.trigger = si.triggers.Every(4)
+    synapses.trigger.fires(None)
+    before = copy.deepcopy(synapses.state_dict())
+    later = copy.deepcopy(before)
+    synapses.trigger.fires(None)
+    later["trigger"] = copy.deepcopy(synapses.state_dict()["trigger"])
+    later["tasks"] = -1
+    synapses.load_state_dict(before)
+    with pytest.raises(si.SynapseError, match="tasks=-1"):
+        synapses.load_state_dict(later)
+    assert same(before, synapses.state_dict())
+
+
+def test_a_trigger_in_the_state_alone_or_here_alone_is_told_of() -> None:
+    _, with_trigger = around(small_model())
+    _, without = around(small_model())
+    with_trigger.trigger = si.triggers.Every(4)
+    with pytest.warns(si.SynapseWarning, match="set synapses.trigger before"):
+        without.load_state_dict(with_trigger.state_dict())
+    with pytest.warns(si.SynapseWarning, match="none of a trigger"):
+        with_trigger.load_state_dict(without.state_dict())
+
+
+def test_nothing_is_observed_while_paused() -> None:
+    _, synapses = around(small_model())
+    synapses.trigger = si.triggers.Every(1)
+    with synapses.paused():
+        assert not synapses.observe(0.5)
+    assert synapses.tasks == 0
+
+
+def test_an_estimator_that_needs_data_takes_no_trigger() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fisher = si.Fisher(model, F.cross_entropy, kind="exact")
+    synapses = si.Consolidator(model.named_parameters(), optimizer, fisher, c=1.0)
+    with pytest.raises(TypeError, match="a trigger has no data"):
+        synapses.trigger = si.triggers.Every(1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "error"), [(torch.ones(2), ValueError), ("low", TypeError), (None, TypeError), (True, TypeError)]
+)
+def test_a_loss_that_is_no_number_is_refused(loss: Any, error: type[Exception]) -> None:
+    _, synapses = around(small_model())
+    with pytest.raises(error, match="loss must"):
+        synapses.observe(loss)
+
+
+# Weights that were trained without synapses.
+
+
+@both
+def test_bootstrap_sets_omega_and_anchor_and_begins_the_second_task(make: Make) -> None:
+    model = small_model()
+    optimizer, synapses = make(model)
+    data = task_batches(0, 4)
+    synapses.bootstrap(si.Fisher(model, F.cross_entropy, kind="exact"), data, weight=0.5)
+    other = si.Consolidator(
+        (pretrained := small_model()).named_parameters(),
+        torch.optim.SGD(pretrained.parameters(), lr=0.1),
+        si.Fisher(pretrained, F.cross_entropy, kind="exact"),
+        c=C,
+    )
+    other.consolidate(data)
+    assert same({n: 0.5 * t for n, t in other.omega.items()}, dict(synapses.omega))
+    assert same(dict(synapses.anchor), {n: p.detach() for n, p in model.named_parameters()})
+    assert synapses.tasks == 1
+    before = copy.deepcopy(dict(synapses.omega))
+    for batch in task_batches(1, 6):
+        learn(model, optimizer, batch)
+    assert float(synapses.penalty()) > 0
+    path = synapses.consolidate()  # the path integral adds to it
+    for name, omega in synapses.omega.items():
+        assert bool((omega[path[name] > 0] > before[name][path[name] > 0]).all())
+
+
+@both
+def test_bootstrap_goes_through_state_and_file(make: Make, tmp_path: Any) -> None:
+    model = small_model()
+    _, synapses = make(model)
+    synapses.bootstrap(si.Uniform(2.0))
+    synapses.save(tmp_path / "a.safetensors")
+    _, again = make(small_model())
+    again.load(tmp_path / "a.safetensors")
+    assert same(dict(again.omega), {n: torch.full_like(p, 2.0) for n, p in model.named_parameters()})
+
+
+@both
+def test_without_an_estimator_bootstrap_is_uniform_and_says_so(make: Make) -> None:
+    _, synapses = make(small_model())
+    with pytest.warns(si.SynapseWarning, match="an anchor, not an importance"):
+        synapses.bootstrap()
+    assert all(bool((omega == 1).all()) for omega in synapses.omega.values())
+
+
+def test_bootstrap_is_refused_where_something_was_learnt() -> None:
+    model = small_model()
+    optimizer, synapses = around(model)
+    learn(model, optimizer, stream()[0])
+    before = copy.deepcopy(synapses.state_dict())
+    with pytest.raises(si.SynapseError, match="before the first step"):
+        synapses.bootstrap(si.Uniform())
+    assert same(before, synapses.state_dict())
+    synapses.consolidate()
+    with pytest.raises(si.SynapseError, match="before the first step"):
+        synapses.bootstrap(si.Uniform())
+
+
+def test_bootstrap_of_wrong_arguments() -> None:
+    _, synapses = around(small_model())
+    before = copy.deepcopy(synapses.state_dict())
+    with pytest.raises(TypeError, match="takes no data"):
+        synapses.bootstrap(si.Uniform(), task_batches(0, 1))
+    with pytest.raises(TypeError, match="name what estimates"):
+        synapses.bootstrap(data=task_batches(0, 1))
+    with pytest.raises(TypeError, match="needs batches"):
+        synapses.bootstrap(si.Fisher(small_model(), F.cross_entropy, kind="exact"))
+    with pytest.raises(ValueError, match="use ShortPath"):
+        synapses.bootstrap(si.PathIntegral(0.1))
+    with pytest.raises(ValueError, match="weight must be"):
+        synapses.bootstrap(si.Uniform(), weight=0.0)
+    assert same(before, synapses.state_dict())
+
+
+def test_bootstrap_of_weights_that_are_not_finite_changes_nothing() -> None:
+    model = small_model()
+    _, synapses = around(model)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = torch.nan
+    with warnings.catch_warnings(), pytest.raises(si.SynapseError, match="not finite"):
+        synapses.bootstrap(si.Uniform())
+    assert synapses.tasks == 0
