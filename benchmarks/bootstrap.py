@@ -65,14 +65,14 @@ class Way:
 
 WAYS = (
     Way("none", None, (0.0,)),
-    Way("Uniform", lambda model: si.Uniform(), (0.01, 0.03, 0.1, 0.3)),
+    Way("Uniform", lambda model: si.Uniform(), (0.001, 0.003, 0.01, 0.03, 0.1)),
     Way(
         "ShortPath",
         lambda model: si.ShortPath(model, cross_entropy, lr=0.1, xi=XI),
-        (300.0, 1e3, 3e3, 1e4),
+        (30.0, 100.0, 300.0, 1e3, 3e3),
     ),
-    Way("MAS", lambda model: si.MAS(model), (0.03, 0.1, 0.3, 1.0)),
-    Way("Fisher", lambda model: si.Fisher(model, cross_entropy, kind="exact"), (300.0, 1e3, 3e3, 1e4)),
+    Way("MAS", lambda model: si.MAS(model), (0.003, 0.01, 0.03, 0.1, 0.3)),
+    Way("Fisher", lambda model: si.Fisher(model, cross_entropy, kind="exact"), (30.0, 100.0, 300.0, 1e3, 3e3)),
 )
 
 

@@ -481,7 +481,7 @@ def _changed_tensor(rng: Random, tensor: Tensor) -> Tensor:
         lambda: wide.flatten(),
         lambda: wide[None],
         lambda: wide.t() if wide.ndim == 2 else wide,
-        lambda: wide[..., :0],
+        lambda: wide.flatten()[:0],
         lambda: wide.new_ones(()).expand(wide.shape),
         lambda: wide.new_ones(()).expand(2**40, *wide.shape),
         lambda: nn.Parameter(wide),

@@ -530,14 +530,14 @@ def test_a_header_of_any_depth_is_refused_or_read(tmp_path: Path, key: str, dept
         refused(path)
 
 
-@pytest.mark.parametrize("digits", [300, 400, 4299, 4301, 100_000])
+@pytest.mark.parametrize("digits", [15, 300, 400, 4299, 4301, 100_000])
 @pytest.mark.parametrize("key", ["c", "tasks", "steps", "schema"])
 def test_a_number_of_any_length_is_refused_or_read(tmp_path: Path, key: str, digits: int) -> None:
     path = small(tmp_path / "a.safetensors")
     fields = header_of(path)
     del fields[key]
     rewrite(path, header=json.dumps(fields)[:-1] + f', "{key}": ' + "9" * digits + "}")
-    if digits > 309 or key == "schema":
+    if digits > 309 or key == "schema" or (digits > 15 and key != "c"):
         refused(path)
     else:
         assert getattr(read_importance(path), key) == pytest.approx(10.0**digits)

@@ -29,6 +29,7 @@ from synaptic_intelligence.version import __version__
 
 SCHEMA = 1
 _KEY = "synaptic_intelligence"
+_LARGEST_COUNT = 2**53  # a float64 still counts it exactly, and many such files can be merged
 _DTYPES = ("F32", "F64", "BF16")
 _MOST_DIMENSIONS = 64  # torch computes with no more
 _AT_ONCE = 1 << 22  # numbers that are looked at together, so that a check takes little memory
@@ -109,7 +110,7 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
 def _is_number(value: object, *, whole: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return False
-    return 0 <= value <= sys.float_info.max
+    return 0 <= value <= (_LARGEST_COUNT if whole else sys.float_info.max)
 
 
 def _strength(value: object) -> Strength | None:

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from synaptic_intelligence.checkpoint import ImportanceFile
+from synaptic_intelligence.checkpoint import ImportanceFile, printable
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.functional import surrogate_loss
 from synaptic_intelligence.importance import Importance, TaskEnd
@@ -320,7 +320,7 @@ class State:
         """
         if estimator is not None and (file.estimator, file.settings) != (estimator.name, estimator.settings()):
             raise SynapseError(
-                f"{what} is of {file.estimator} with {file.settings}, these synapses are of {estimator.name} with "
+                f"{what} is of {printable(file.estimator)} with {file.settings}, these synapses are of {estimator.name} with "
                 f"{estimator.settings()}: make them alike"
             )
         shapes = {name: anchor.shape for name, anchor in self.anchor.items()}

@@ -92,7 +92,7 @@ def test_the_relu_is_of_the_running_sum() -> None:
 
 @pytest.mark.parametrize(("xi", "omega"), [(1.0, 10 / 10), (6.0, 10 / 15), (91.0, 10 / 100), (1e-30, 10 / 9)])
 def test_xi_damps(xi: float, omega: float) -> None:
-    theta, optimizer, synapses = one_synapse(0.0, c=0.01, xi=xi, lr=0.5)
+    theta, optimizer, synapses = one_synapse(0.0, c=1.0, xi=xi, lr=0.5)
     step(theta, optimizer, 4.0)
     step(theta, optimizer, 4.0)
     synapses.consolidate()  # path 10, displacement 3, as in the example above
@@ -101,7 +101,7 @@ def test_xi_damps(xi: float, omega: float) -> None:
 
 def test_xi_bounds_the_importance_of_a_synapse_that_came_back() -> None:
     # Target 1 with lr = 2: g = -1, theta 0 -> 2, path 2; g = 1, theta 2 -> 0, path 4. It went nowhere in the end.
-    theta, optimizer, synapses = one_synapse(0.0, c=1.0, xi=0.5, lr=2.0)
+    theta, optimizer, synapses = one_synapse(0.0, c=0.01, xi=0.5, lr=2.0)
     step(theta, optimizer, 1.0)
     step(theta, optimizer, 1.0)
     synapses.consolidate()
