@@ -202,7 +202,7 @@ def command_line(kills: int, rng: random.Random, folder: Path, record: Record) -
 def started(target: Callable[..., None], *arguments: Any) -> Any:
     """Return a process that runs ``target``, forked from a server that has imported torch already."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["loop"])
+    context.set_forkserver_preload(["synaptic_intelligence"])
     process = context.Process(target=target, args=arguments, daemon=True)
     process.start()
     return process

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -140,6 +141,33 @@ def test_a_trigger_in_the_state_alone_or_here_alone_is_told_of() -> None:
         without.load_state_dict(with_trigger.state_dict())
     with pytest.warns(si.SynapseWarning, match="none of a trigger"):
         with_trigger.load_state_dict(without.state_dict())
+
+
+def test_synapses_that_move_inside_an_optimizer_take_their_trigger_with_them() -> None:
+    model = small_model()
+    optimizer, synapses = around(model)
+    synapses.trigger = si.triggers.Every(2)
+    assert not synapses.observe(learn(model, optimizer, stream()[0]))
+    moved = si.optim.Adam(model.named_parameters(), lr=0.02, c=C, xi=XI, synapses=synapses)
+    assert moved.synapses.observe(learn(model, moved, stream()[1]))
+
+
+@both
+def test_a_trigger_that_fires_where_no_step_was_taken_ends_no_task(make: Make) -> None:
+    model = small_model()
+    optimizer, synapses = make(model)
+    synapses.trigger = si.triggers.Every(1)
+    assert not synapses.observe(0.5)
+    assert synapses.observe(learn(model, optimizer, stream()[0]))
+    assert not synapses.observe(0.5)
+    assert synapses.tasks == 1
+
+
+def test_losses_of_numpy_are_numbers() -> None:
+    _, synapses = around(small_model())
+    assert not synapses.observe(np.float32(0.5))  # type: ignore[arg-type]
+    assert synapses.diagnose().loss == 0.5
+    assert synapses.diagnose(np.float64(0.25)).loss == 0.25
 
 
 def test_nothing_is_observed_while_paused() -> None:

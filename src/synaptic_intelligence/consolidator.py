@@ -311,10 +311,12 @@ class Consolidator:
             targets: the labels of the batch, for :meth:`diagnose` alone.
 
         Returns:
-            Whether a task ended here.
+            Whether a task ended here. None ends where there was no step, as where a ``GradScaler`` skipped all.
 
         Raises:
-            SynapseError: as :meth:`consolidate`.
+            TypeError, ValueError: the loss is no number.
+            SynapseError: as :meth:`consolidate`. The trigger has begun anew by then: call :meth:`consolidate` yourself
+                when the cause is mended.
 
         Example:
             >>> import torch, synaptic_intelligence as si
@@ -335,7 +337,8 @@ class Consolidator:
         """
         if self._state.pauses:
             return False
-        fired = self._observed.fired(loss, targets, next(iter(self._state.anchor.values())).device)
+        device = next(iter(self._state.anchor.values())).device
+        fired = self._observed.fired(loss, targets, device) and self._state.steps > 0
         if fired and self.trigger is not None:
             self.consolidate(decay=self.trigger.decay)
         return fired

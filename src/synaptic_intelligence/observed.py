@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
+from numbers import Real
 from typing import Any, final
 
 import torch
@@ -23,7 +24,7 @@ class Observed:
     """The loss of the last step that was told of, the trigger that hears it, and what a diagnosis is made from.
 
     Attributes:
-        loss: in the loss's own unit, still on its device; None before the first.
+        loss: in the loss's own unit, on the device of the parameters; None before the first.
         trigger: what decides when a task ends; None where the user does.
         classes: the labels that were told of.
         movement: what steps moved; they tell it themselves.
@@ -47,7 +48,7 @@ class Observed:
         Args:
             loss: a number, or a tensor with one element.
             targets: the labels of the batch; None: not known.
-            device: where a number is kept.
+            device: where the loss is kept.
 
         Raises:
             ValueError: it has more than one element, or none.
@@ -121,8 +122,8 @@ def _one_number(loss: float | Tensor, device: torch.device) -> Tensor:
     if isinstance(loss, Tensor):
         if loss.numel() != 1:
             raise ValueError(f"loss must have one element, as a mean over the batch has, not {list(loss.shape)}")
-        loss, device = loss.detach().reshape(()), loss.device
-    elif isinstance(loss, bool) or not isinstance(loss, (int, float)):
+        loss = loss.detach().reshape(())
+    elif isinstance(loss, bool) or not isinstance(loss, Real):
         raise TypeError(f"loss must be a number, or a tensor with one element, not {type(loss).__name__}")
     wide = torch.float64 if device.type == "cpu" else torch.float32
     return torch.as_tensor(loss, dtype=wide, device=device).clone()

@@ -320,8 +320,8 @@ class State:
         """
         if estimator is not None and (file.estimator, file.settings) != (estimator.name, estimator.settings()):
             raise SynapseError(
-                f"{what} is of {printable(file.estimator)} with {file.settings}, these synapses are of {estimator.name} with "
-                f"{estimator.settings()}: make them alike"
+                f"{what} is of {printable(file.estimator)} with {file.settings}, these synapses are of "
+                f"{estimator.name} with {estimator.settings()}: make them alike"
             )
         shapes = {name: anchor.shape for name, anchor in self.anchor.items()}
         copies: dict[str, Named] = {}

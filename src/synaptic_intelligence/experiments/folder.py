@@ -129,7 +129,9 @@ def _complete(result: Result) -> dict[Job, Record]:
 def clear_checkpoints(plan: Plan) -> None:
     """Remove the checkpoints, and what a killed process left half-written; what is not ours stays."""
     ours = [*plan.checkpoints.glob("seed-*.pt"), *plan.checkpoints.glob(".seed-*.part")]
-    for path in (*ours, *plan.out.glob(f".{plan.result.name}.*.part")):
+    for name in (plan.result.name, *_MADE_FROM_RESULT):
+        ours += plan.out.glob(f".{name}.*.part")
+    for path in ours:
         path.unlink(missing_ok=True)
     if plan.checkpoints.exists() and not any(plan.checkpoints.iterdir()):
         plan.checkpoints.rmdir()

@@ -110,6 +110,7 @@ class Inside(OnePass, Optimizer):
             if surgery is not None:
                 old = surgery.applied(old, self._kept.parameters, synapses._state.parameters)
             self._kept.take_over(old, self._kept.checked_copies(old, "synapses"))
+            self.synapses.trigger = synapses.trigger
             options: list[tuple[str, object, object]] = [("c", old.c, strength), ("xi", old.settings["xi"], damping)]
             was, now = (torch.bfloat16 if state.coarse else None for state in (synapses._state, self._kept))
             options.append(("omega_dtype", was, now))
