@@ -335,10 +335,9 @@ class Consolidator:
             False
             True
         """
-        if self._state.pauses:
-            return False
         device = next(iter(self._state.anchor.values())).device
-        fired = self._observed.fired(loss, targets, device) and self._state.steps > 0
+        seen = not self._state.pauses and self._observed.fired(loss, targets, device)
+        fired = seen and self._state.steps > 0
         if fired and self.trigger is not None:
             self.consolidate(decay=self.trigger.decay)
         return fired
