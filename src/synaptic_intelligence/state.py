@@ -235,7 +235,10 @@ class State:
                 raise SynapseError(f"the optimizer holds another known parameter in the place of {name!r}")
             if parameter.shape != self.anchor[name].shape:
                 was, now = list(self.anchor[name].shape), list(parameter.shape)
-                raise SynapseError(f"parameter {name!r} had shape {was} and has {now} now: make new synapses for it")
+                raise SynapseError(
+                    f"parameter {name!r} had shape {was} and has {now} now: make new synapses for it, or say in "
+                    "attach(optimizer, named, surgery=...) what was done"
+                )
 
     def warn_of_nonfinite(self) -> None:
         """Warn if steps were not finite since this was last asked; reads from the device."""
