@@ -3,7 +3,7 @@
 The network 784-256-256 with a head of five outputs learns MNIST's digits 0 to 4 by plain Adam. Then its body learns 5
 to 9 under a new head, held by the importance that each estimator takes from a few images of the old digits. The
 strength of each is the one of its grid with which held-out training images, old and new, are classified best, on
-average over the seeds. Writes results/bootstrap.json (two minutes on one core).
+average over the seeds. Writes results/bootstrap.json (three minutes on one core).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def bootstrap_table(file: Path) -> str:
     )
     made = (
         f"Made by `{found['command']}` in {found['cpu_seconds'] / 60:.0f} minutes of one core "
-        f"({environment['device_name']}, torch {environment['torch']}): [`{file.name}`](results/{file.name})."
+        f"({environment['device_name']}, torch {environment['torch']}): [`results/{file.name}`](results/{file.name})."
     )
     return "\n".join([*lines, "", told, "", compared, "", made, ""])
 

@@ -1,13 +1,13 @@
 """Ten thousand consolidations of one network: `python stress/consolidations.py --count 10000`.
 
-A small network learns a new random target in each task of three steps, through hooks, with synapses inside the optimizer,
-and with omega in bfloat16; with omega kept for ever and with a decay of 0.9. After each consolidation:
+A small network learns a new random target in each task of three steps, through hooks, with synapses inside the
+optimizer, and with omega in bfloat16; with omega kept for ever and with a decay of 0.9. After each consolidation:
 - every number is finite;
 - omega is what eq. 5 gives from the omega before it, computed in float64 beside the library: within 1e-5 (largest
   difference over largest value, float32), or half a unit in the last of bfloat16's eight bits and as much again;
 - omega is at most the sum of all that was added, and with the decay d at most the largest addition over 1 - d.
-Memory, live tensors and time of a consolidation are sampled; over the last four fifths a straight line through them must be flat:
-at most 100 bytes for a consolidation, no more tensors, at most 10 % more time. Linux only.
+Memory, live tensors and the time of a consolidation are sampled; over the last four fifths a straight line through them
+must be flat: at most 100 bytes for a consolidation, no more tensors, at most 10 % more time. Linux only.
 Writes results/stress-consolidations.json.
 """
 
@@ -29,7 +29,8 @@ import synaptic_intelligence as si
 
 INPUTS, HIDDEN, OUTPUTS, BATCH, STEPS, SAMPLES, XI = 16, 32, 8, 16, 3, 100, 1e-3
 BYTES_LIMIT, TIME_LIMIT = 100.0, 0.10
-FORMS = (
+Form = tuple[str, torch.dtype | None, float]
+FORMS: tuple[Form, ...] = (
     ("hooks", None, 1.0),
     ("hooks", None, 0.9),
     ("inside", None, 1.0),
@@ -87,20 +88,25 @@ class Samples:
         self.microseconds.append(1e6 * statistics.median(times))
 
 
-def live(kind: str, dtype: torch.dtype | None, decay: float, count: int, broken: list[str]) -> dict[str, Any]:
-    """Consolidate so often; return the figures, and say in ``broken`` which promises did not hold."""
+def live(form: Form, count: int) -> tuple[dict[str, Any], list[str]]:
+    """Consolidate so often; return the figures, and the promises that did not hold."""
+    broken: list[str] = []
+    kind, dtype, decay = form
     name = f"{kind}, {'bfloat16 omega' if dtype else 'float32'}, {f'decay {decay:g}' if decay < 1 else 'no decay'}"
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, OUTPUTS))
+    named = model.named_parameters()
+    optimizer: torch.optim.Optimizer
     if kind == "inside":
-        inside = si.optim.Adam(model.named_parameters(), lr=1e-3, c=0.1, xi=XI, omega_dtype=dtype)
-        synapses, optimizer = inside.synapses, inside
+        optimizer = inside = si.optim.Adam(named, lr=1e-3, c=0.1, xi=XI, omega_dtype=dtype)
+        synapses = inside.synapses
     else:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.1, xi=XI, omega_dtype=dtype)
+        synapses = si.SynapticIntelligence(named, optimizer, c=0.1, xi=XI, omega_dtype=dtype)
     watched = {parameter: Watched() for parameter, _ in model.named_parameters()}
     limit = 2.0**-8 if dtype else 1e-5
-    samples, times, finite = Samples(), [], True
+    samples, finite = Samples(), True
+    times: list[float] = []
     every = max(1, count // SAMPLES)
     for number in range(1, count + 1):
         target = torch.randn(INPUTS, OUTPUTS) / INPUTS**0.5
@@ -120,9 +126,7 @@ def live(kind: str, dtype: torch.dtype | None, decay: float, count: int, broken:
             each.see(before[key], path[key], moved[key], omega, decay)
             bound = (each.total if decay == 1 else each.largest / (1 - decay)) * (1 + count * limit)
             if float(omega.max()) > bound:
-                broken.append(f"{name}: omega of {key} is beyond its bound after {number} consolidations")
-        if broken:
-            break
+                raise ValueError(f"{name}: omega of {key} is beyond its bound after {number} consolidations")
         if number % every == 0:
             samples.take(number, times)
             times = []
@@ -148,7 +152,7 @@ def live(kind: str, dtype: torch.dtype | None, decay: float, count: int, broken:
         broken.append(f"{name}: the number of tensors grows")
     if rise.slope > TIME_LIMIT and rise.slope > rise.half_width:
         broken.append(f"{name}: a consolidation takes {100 * rise.slope:.0f} % longer in the end")
-    return {
+    found = {
         "form": name,
         "consolidations": count,
         "finite": finite,
@@ -161,6 +165,7 @@ def live(kind: str, dtype: torch.dtype | None, decay: float, count: int, broken:
         "microseconds": mean,
         "time_rise": [rise.slope, rise.half_width],
     }
+    return found, broken
 
 
 def main() -> None:
@@ -171,7 +176,9 @@ def main() -> None:
     torch.set_num_threads(1)
     record = Record(f"python stress/consolidations.py --count {given.count}", given.out)
     for form in FORMS:
-        record.rows.append(live(*form, given.count, record.broken))
+        row, broken = live(form, given.count)
+        record.rows.append(row)
+        record.broken += broken
         print(record.rows[-1], flush=True)
         record.write(done=False)
     record.end()

@@ -26,7 +26,7 @@ from random import Random
 from typing import Any, final
 
 import torch
-from formats import FORMATS, Format
+from formats import FORMATS, Format, bombs
 from record import Record, parser
 
 MEMORY, SECONDS, MOST_KINDS = 2**30, 5.0, 20
@@ -54,7 +54,7 @@ class Inputs:
     @cached_property
     def hostile(self) -> list[bytes]:
         """The inputs with the first numbers."""
-        return self.format.hostile(self.marker)
+        return [*self.format.hostile(self.marker), *bombs(self.name)]
 
     def prove(self) -> None:
         """Raise an error unless the undamaged inputs are read."""
@@ -68,10 +68,10 @@ class Inputs:
             return self.hostile[number]
         return self.format.damaged(Random(f"{self.name} {self.seed} {number}"))
 
-    def outcome(self, number: int) -> str:
+    def outcome(self, content: bytes) -> str:
         """Return what came of an input: ``read``, ``refused``, or else what was wrong."""
         path = self.folder / self.format.file
-        path.write_bytes(self[number])
+        path.write_bytes(content)
         try:
             said = "read" if self.format.read(path) else "refused"
         except Exception as error:
@@ -124,9 +124,10 @@ def work(inputs: Inputs, first: int, stop: int, shared: Any, pipe: Any) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in range(first, stop):
+        content = inputs[number]
         began = time.monotonic()
         shared[0], shared[1] = number, began
-        said = inputs.outcome(number)
+        said = inputs.outcome(content)
         shared[1] = 0.0
         shared[4] = max(shared[4], time.monotonic() - began)
         if said in ("read", "refused"):

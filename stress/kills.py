@@ -7,9 +7,9 @@ Two kinds of run, each killed so often, over as many runs as it takes:
 - a user's own loop, which saves weights, optimizer and synapses with torch.save after every fifth step, and the
   importance file; killed at a moment drawn evenly over the length of a whole run.
 
-After every kill, what lies in the folder must be readable and equal, bit for bit, to what a run that was not killed had
-there at that epoch or step; a result at the end must equal that of the run that was not killed, times and commands left
-aside. POSIX only. Writes results/stress-kills.json.
+After every kill, what lies in the folder must be readable and equal, bit for bit, to what a run that was not killed
+had there at that epoch or step; a result at the end must equal that of the run that was not killed, but for the times
+and where it was made. POSIX only. Writes results/stress-kills.json.
 """
 
 from __future__ import annotations
@@ -65,11 +65,10 @@ def same(a: Any, b: Any) -> bool:
 
 
 def numbers(result: Result) -> Any:
-    """Return everything in a result but times and commands."""
+    """Return everything in a result but times, and where it was made."""
     runs = [{**dataclasses.asdict(each), "task_seconds": len(each.task_seconds)} for each in result.runs]
     kept = {name: getattr(result, name) for name in ("experiment", "settings", "deviations", "task_names", "chance")}
-    environment = {name: value for name, value in result.environment.items() if name != "resumed"}
-    return {**kept, "runs": runs, "environment": environment}
+    return {**kept, "runs": runs}
 
 
 def without_times(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -202,7 +201,10 @@ def command_line(kills: int, rng: random.Random, folder: Path, record: Record) -
 def started(target: Callable[..., None], *arguments: Any) -> Any:
     """Return a process that runs ``target``, forked from a server that has imported torch already."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["synaptic_intelligence"])
+    # What each child would import anew, with this script; the server does not find what lies beside it.
+    context.set_forkserver_preload(
+        ["synaptic_intelligence", "synaptic_intelligence.experiments", "scipy.stats", "torch._dynamo"]
+    )
     process = context.Process(target=target, args=arguments, daemon=True)
     process.start()
     return process

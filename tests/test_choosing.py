@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,9 +110,50 @@ def test_what_makes_no_sense_is_refused() -> None:
         si.suggest_c(synapses, loss_before=1.0, loss_after=0.5, allowed=0.0)
     with pytest.raises(ValueError, match="loss_before must be"):
         si.suggest_c(synapses, loss_before=float("nan"), loss_after=0.5)
-    synapses.load_state_dict(synapses.state_dict())
-    with pytest.raises(si.SynapseError, match="right after consolidate"):
+    with pytest.raises(TypeError, match="loss_after must be"):
+        si.suggest_c(synapses, loss_before=1.0, loss_after="low")  # type: ignore[arg-type]
+    with pytest.raises(si.SynapseError, match="no strength can be given"):
+        si.suggest_c(synapses, loss_before=1.0, loss_after=0.5, allowed=5e-324)
+
+
+def test_losses_may_be_below_zero() -> None:
+    _, _, synapses, _ = learnt(0)
+    below = si.suggest_c(synapses, loss_before=-1.0, loss_after=-2.5)
+    assert below == pytest.approx(si.suggest_c(synapses, loss_before=1.5, loss_after=0.0), rel=1e-15)
+
+
+@pytest.mark.parametrize("make", ["around", "inside"])
+def test_the_scale_goes_through_state_and_file(make: str, tmp_path: Path) -> None:
+    _, optimizer, synapses, _ = learnt(0, make)
+    before = si.suggest_c(synapses, loss_before=2.0, loss_after=0.0)
+    synapses.save(tmp_path / "a.safetensors")
+    whole = optimizer if make == "inside" else synapses
+    state = copy.deepcopy(whole.state_dict())
+    for from_file in (False, True):
+        _, other, loaded, _ = learnt(1, make)
+        if from_file:
+            loaded.load(tmp_path / "a.safetensors")
+        else:
+            (other if make == "inside" else loaded).load_state_dict(state)
+        assert si.suggest_c(loaded, loss_before=2.0, loss_after=0.0) == before
+
+
+def test_replicates_and_groups_with_their_own_strength_are_refused() -> None:
+    stacked = torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer = torch.optim.SGD([stacked], lr=0.1)
+    synapses = si.SynapticIntelligence([("w", stacked)], optimizer, c=torch.tensor([0.0, 0.5]), xi=0.1)
+    with pytest.raises(TypeError, match="one for all"):
         si.suggest_c(synapses, loss_before=1.0, loss_after=0.5)
+    a, b = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    groups: list[dict[str, Any]] = [{"params": [a]}, {"params": [b], "c": 0.0}]
+    other = si.SynapticIntelligence([("a", a), ("b", b)], torch.optim.SGD(groups, lr=0.1), c=1.0, xi=0.1)
+    with pytest.raises(si.SynapseError, match=r"groups \[1\] set a c of their own"):
+        si.suggest_c(other, loss_before=1.0, loss_after=0.5)
+    other.detach()
+    groups[1] = {"params": [b], "c": None}
+    inside = si.optim.SGD(groups, lr=0.1, c=1.0, xi=0.1)
+    with pytest.raises(si.SynapseError, match="no task was consolidated"):
+        si.suggest_c(inside.synapses, loss_before=1.0, loss_after=0.5)
 
 
 def test_a_bootstrap_has_no_scale() -> None:

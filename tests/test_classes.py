@@ -31,7 +31,7 @@ def masked(logits: Tensor, classes: list[int]) -> Tensor:
 
 def moved(classes: Classes, parameters: list[nn.Parameter], loss: Tensor) -> int:
     loss.backward()
-    return classes.outputs_moved(parameters)
+    return classes.outputs_moved([parameters])
 
 
 def batch(labels: list[int]) -> tuple[Tensor, Tensor]:
@@ -113,16 +113,51 @@ def test_heads_of_their_own_with_labels_of_all_tasks_are_none() -> None:
     # zero_grad(set_to_none=False) leaves zeros at the head that comes last.
     for p in heads[0].parameters():
         p.grad = torch.zeros_like(p)
-    assert (
-        seen([0, 1], [2, 3]).outputs_moved([*trunk.parameters(), *heads[1].parameters(), *heads[0].parameters()]) == 0
-    )
+    mixed = [*trunk.parameters(), *heads[1].parameters(), *heads[0].parameters()]
+    assert seen([0, 1], [2, 3]).outputs_moved([mixed]) == 0
+
+
+def test_where_parts_may_both_hold_the_output_layer_none_is_found_unless_both_say_so() -> None:
+    trunk, head = body(), nn.Linear(16, 4)
+    x, y = batch([2, 3, 3, 2])
+    F.cross_entropy(masked(head(trunk(x)), [2, 3]), y).backward()
+    body_and_head, classes = [list(trunk.parameters()), list(head.parameters())], seen([0, 1], [2, 3])
+    assert classes.outputs_moved(body_and_head[:1]) == 2  # the layer before LayerNorm looks like a head
+    assert classes.outputs_moved(body_and_head) == 0
+    assert classes.outputs_moved(body_and_head[::-1]) == 0
+    head.zero_grad()
+    F.cross_entropy(head(trunk(x)), y).backward()
+    assert classes.outputs_moved(body_and_head[::-1]) == 2
+
+
+@pytest.mark.parametrize(("ignored", "in_both"), [(255, True), (255, False), (4, True), (21, True)])
+def test_one_label_that_the_loss_ignores_does_not_hide_one_head(ignored: int, in_both: bool) -> None:
+    model = nn.Linear(6, 4)
+    x, y = batch([2, 3, ignored, 2])
+    classes = seen([0, 1, *[ignored] * in_both], y.tolist())
+    assert moved(classes, list(model.parameters()), F.cross_entropy(model(x), y, ignore_index=ignored)) == 2
+
+
+def test_the_ignored_label_counts_as_no_class_that_was_known() -> None:
+    model = nn.Linear(6, 4)
+    x, y = batch([2, 2, 255, 2])  # with 255, one of two labels would be known
+    classes = seen([0, 1, 255], y.tolist())
+    assert moved(classes, list(model.parameters()), F.cross_entropy(model(x), y, ignore_index=255)) == 2
+    assert seen([255], [255]).outputs_moved([list(model.parameters())]) == 0
+
+
+@pytest.mark.parametrize("labels", [([0, 1], [2, 3]), ([0, 1, 8], [2, 3, 8]), ([0, 9], [1, 8, 9]), ([0, 1], [2, 7])])
+def test_rows_that_cannot_be_those_of_the_classes_are_none(labels: tuple[list[int], list[int]]) -> None:
+    model = nn.Linear(6, 3)  # such as a head of its own for each task, of more outputs than the first has labels
+    x, y = batch([0, 1, 2])
+    assert moved(seen(*labels), list(model.parameters()), F.cross_entropy(model(x), y)) == 0
 
 
 def test_the_same_labels_in_each_task_are_none() -> None:
     model = nn.Sequential(*body(), nn.Linear(16, 4))
     x, y = batch([0, 1, 2, 3])
     assert moved(seen([0, 1, 2, 3], [0, 1, 2, 3]), list(model.parameters()), F.cross_entropy(model(x), y)) == 0
-    assert seen([0, 1, 2, 3], [2]).outputs_moved(list(model.parameters())) == 0  # the first batch of such a task
+    assert seen([0, 1, 2, 3], [2]).outputs_moved([list(model.parameters())]) == 0  # the first batch of such a task
 
 
 def test_old_data_beside_the_new_is_none() -> None:
@@ -134,7 +169,7 @@ def test_old_data_beside_the_new_is_none() -> None:
 def test_a_first_task_or_one_without_gradients_is_none() -> None:
     model = nn.Linear(6, 4)
     x, y = batch([2, 3])
-    assert seen([0, 1], [2, 3]).outputs_moved(list(model.parameters())) == 0
+    assert seen([0, 1], [2, 3]).outputs_moved([list(model.parameters())]) == 0
     assert moved(seen([2, 3]), list(model.parameters()), F.cross_entropy(model(x), y)) == 0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from synaptic_intelligence.movement import EVERY, NUMBERS, Movement, _places, _spread
+from synaptic_intelligence.errors import SynapseWarning
+from synaptic_intelligence.movement import EVERY, NUMBERS, Movement, Row, Warned, _places, _spread
 
 CPU = torch.device("cpu")
 
@@ -27,6 +29,27 @@ class Ops(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen.append(str(func))
         return func(*args, **(kwargs or {}))
+
+
+def advance(movement: Movement) -> None:
+    """Take steps of nothing, until the next one is looked at."""
+    while not movement.due:
+        movement.after()
+
+
+def look(
+    movement: Movement, rows: list[Row], move: Callable[[], Any] = lambda: None, skipped: Tensor | None = None
+) -> None:
+    """Take one step that is looked at."""
+    advance(movement)
+    movement.before(rows)
+    move()
+    movement.after(skipped)
+
+
+def share(movement: Movement) -> float | None:
+    of_all, _ = movement.counts()
+    return of_all.share
 
 
 def shares(dtype: torch.dtype, steps: int) -> tuple[float, float, float]:
@@ -51,18 +74,19 @@ def shares(dtype: torch.dtype, steps: int) -> tuple[float, float, float]:
             optimizer.step()
             continue
         before = [p.detach().clone() for p in parameters]
-        movement.before(step, [(p, p.grad) for p in parameters])
+        if movement.due:
+            movement.before([(p, p.grad, 1e-4) for p in parameters])
         optimizer.step()
         movement.after()
         for i, (p, was) in enumerate(zip(parameters, before, strict=True)):
             pushed = torch.zeros_like(p) != (torch.zeros_like(p) if p.grad is None else p.grad)
             driven[i] += pushed.sum()
             still[i] += (pushed & (p == was)).sum()
-    found = movement.still_share()
+    found = share(movement)
     assert found is not None
-    share, weight = still / driven, driven / driven.sum()
+    of_each, weight = still / driven, driven / driven.sum()
     looked_at = NUMBERS * math.ceil(steps / EVERY)
-    error = (weight.square() * share * (1 - share) / looked_at).sum().sqrt()
+    error = (weight.square() * of_each * (1 - of_each) / looked_at).sum().sqrt()
     return float(still.sum() / driven.sum()), found, float(error)
 
 
@@ -78,96 +102,169 @@ def test_float32_at_the_same_rate_moves() -> None:
     assert sampled < 0.01
 
 
-def test_only_every_64th_step_looks_at_the_parameters_or_does_anything() -> None:
-    movement, p, walked = Movement(), torch.ones(10), []
-
-    def rows() -> Iterator[tuple[Tensor, Tensor]]:
-        walked.append(step)
-        yield p, torch.ones(10)
-
-    for step in range(130):
+def test_one_step_of_64_looks_at_the_parameters_or_does_anything() -> None:
+    movement, p, looked_at = Movement(), torch.ones(10), []
+    for step in range(64 * EVERY):
         with Ops() as ops:
-            movement.before(step, rows())
+            if movement.due:
+                looked_at.append(step)
+                movement.before([(p, torch.ones(10), 0.1)])
             movement.after()
-        assert bool(ops.seen) == (step % EVERY == 0)
-    assert walked == [0, 64, 128]
-    assert movement.still_share() == 1.0
+        assert bool(ops.seen) == (step in looked_at)
+    assert [step // EVERY for step in looked_at] == list(range(64))
+    assert looked_at[0] > 0
+    assert sorted(step % EVERY for step in looked_at) == list(range(EVERY))
+    assert share(movement) == 1.0
+
+
+@pytest.mark.parametrize("length", [7, 32, 50, 64, 128])
+def test_tasks_of_any_length_are_not_looked_at_in_their_first_step_alone(length: int) -> None:
+    movement, places = Movement(), []
+    for _ in range(1000 // length + 4):
+        for step in range(length):
+            if movement.due:
+                places.append(step / length)
+            movement.after()
+        movement.end_task()
+    assert len(places) >= 10
+    assert 0.25 < sum(places) / len(places) < 0.75
 
 
 def test_a_sample_does_not_wait_for_the_device() -> None:
     movement = Movement()
-    rows = [(torch.ones(300, 7).T, torch.ones(7, 300)), (torch.ones(3), torch.ones(3)), (torch.ones(3), None)]
-    with Ops() as ops:
-        for step in (0, 64):
-            movement.before(step, rows)
+    rows: list[Row] = [
+        (torch.ones(300, 7).T, torch.ones(7, 300), 0.1),
+        (torch.ones(3, dtype=torch.bfloat16), torch.ones(3, dtype=torch.bfloat16), 0.1),
+        (torch.ones(3), None, 0.1),
+    ]
+    for _ in range(2):
+        advance(movement)
+        with Ops() as ops:
+            movement.before(rows)
             movement.after(torch.zeros(1))
-    assert ops.seen
-    assert [op for op in ops.seen if any(read in op for read in ("_local_scalar", "nonzero", "equal.", "is_"))] == []
-    assert movement.still_share() == 1.0
+        assert ops.seen
+        assert [
+            op for op in ops.seen if any(read in op for read in ("_local_scalar", "nonzero", "equal.", "is_"))
+        ] == []
+    assert share(movement) == 1.0
 
 
 def test_what_has_no_gradient_or_none_that_is_finite_does_not_count() -> None:
     movement, p = Movement(), torch.zeros(8)
     gradient = torch.tensor([0.0, math.nan, math.inf, 1.0, 1.0, -1.0, 0.0, 0.0])
-    movement.before(0, [(p, gradient), (torch.zeros(5), None), (torch.zeros(0), torch.zeros(0))])
-    p[0] = p[3] = 1.0
-    movement.after()
-    assert movement.still_share() == pytest.approx(2 / 3)  # numbers 4 and 5, of 3, 4 and 5
+
+    def move() -> None:
+        p[0] = p[3] = 1.0
+
+    look(movement, [(p, gradient, 0.1), (torch.zeros(5), None, 0.1), (torch.zeros(0), torch.zeros(0), 0.1)], move)
+    assert share(movement) == pytest.approx(2 / 3)  # numbers 4 and 5, of 3, 4 and 5
+
+
+@pytest.mark.parametrize("zero", [0.0, 0, torch.tensor(0.0), torch.zeros(1)])
+def test_parameters_at_rate_zero_do_not_count(zero: float | Tensor) -> None:
+    movement, p = Movement(), torch.zeros(8)
+    look(movement, [(torch.zeros(100), torch.ones(100), zero)])
+    assert movement.counts()[0] == (0.0, 0.0, 0.0)
+    rates: list[float | Tensor | None] = [0.1, torch.tensor(0.1), None]
+    look(movement, [(torch.zeros(100), torch.ones(100), zero), *((p, torch.ones(8), rate) for rate in rates)])
+    assert movement.counts()[0] == (24.0, 24.0, 1.0)
 
 
 def test_a_number_that_became_nan_has_moved() -> None:
     movement, p = Movement(), torch.zeros(2)
-    movement.before(0, [(p, torch.ones(2))])
-    p[0] = math.nan
-    movement.after()
-    assert movement.still_share() == 0.5
+    look(movement, [(p, torch.ones(2), 0.1)], lambda: p[:1].fill_(math.nan))
+    assert share(movement) == 0.5
 
 
-def test_a_step_that_a_gradscaler_skipped_does_not_count() -> None:
+def test_a_step_that_a_gradscaler_skipped_is_no_sample() -> None:
     movement, p = Movement(), torch.zeros(4)
-    movement.before(0, [(p, torch.ones(4))])
-    movement.after(torch.ones(1))
-    assert movement.still_share() is None
-    movement.before(64, [(p, torch.ones(4))])
-    movement.after(torch.zeros(1))
-    assert movement.still_share() == 1.0
+    for _ in range(3):
+        look(movement, [(p, torch.ones(4), 0.1)], skipped=torch.ones(1))
+        assert share(movement) is None
+        assert movement.counts()[0].samples == 0
+    for count in (1, 2):
+        look(movement, [(p, torch.ones(4), 0.1)], skipped=torch.zeros(1))
+        assert movement.counts()[0] == (4.0 * count, 4.0 * count, count)
+        assert movement.counts()[0].enough == (count == 2)
 
 
-def test_a_step_that_raised_half_way_is_forgotten() -> None:
+def test_a_step_that_raised_half_way_is_looked_at_once_more() -> None:
     movement, p = Movement(), torch.zeros(4)
-    movement.before(0, [(p, torch.ones(4))])
-    movement.before(1, [(p, torch.ones(4))])
-    movement.after()
-    assert movement.still_share() is None
+    advance(movement)
+    movement.before([(p, torch.ones(4), 0.1)])
+    look(movement, [(p, torch.ones(4), 0.1)], lambda: p.fill_(1.0))
+    assert movement.counts()[0] == (4.0, 0.0, 1.0)
 
 
 def test_one_step_is_too_little_to_judge_by_and_short_tasks_add_up() -> None:
     movement, p = Movement(), torch.zeros(4)
-
-    def step(count: int) -> None:
-        movement.before(count, [(p, torch.ones(4))])
-        movement.after()
-
-    assert movement.still_share() is None
-    step(0)
-    assert not movement.enough
+    assert share(movement) is None
+    look(movement, [(p, torch.ones(4), 0.1)])
+    assert not movement.counts()[0].enough
     movement.end_task()
-    assert movement.still_share() == 1.0
-    step(0)
-    assert movement.enough
+    assert share(movement) == 1.0
+    look(movement, [(p, torch.ones(4), 0.1)])
+    assert movement.counts()[0].enough
     movement.end_task()
-    assert not movement.enough
-    assert movement.still_share() is None
+    assert movement.counts() == ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 
 def test_parameters_of_other_strides_and_dtypes_are_compared_number_by_number() -> None:
     p = torch.zeros(40, 30, dtype=torch.float64).T
-    q = torch.zeros(8, dtype=torch.bfloat16)
+    q, r = torch.zeros(8, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.float16)
     movement = Movement()
-    movement.before(0, [(p, torch.ones(30, 40, dtype=torch.float64)), (q, torch.ones(8, dtype=torch.bfloat16))])
-    p += 1
-    movement.after()
-    assert movement.still_share() == pytest.approx(8 / (8 + 1200))
+    rows: list[Row] = [(each, torch.ones(each.shape, dtype=each.dtype), 0.1) for each in (p, q, r)]
+
+    def move() -> None:
+        p.add_(1)
+        r.add_(1)
+
+    look(movement, rows, move)
+    of_all, coarse = movement.counts()
+    assert (of_all.driven, of_all.still) == (1210.0, 8.0)
+    assert (coarse.driven, coarse.still, coarse.samples) == (10.0, 8.0, 1.0)
+
+
+# What was warned of.
+
+
+def told(judgements: list[str | None]) -> list[bool]:
+    """Return for each task whether a warning was given, if so much was judged at its end."""
+    warned, given = Warned(), []
+    for number, judgement in enumerate(judgements):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if judgement != "not looked for":
+                warned.judge("still", None if judgement is None else f"{number} {judgement}")
+            warned.judge("other", None)
+        warned.end_task()
+        given.append(bool(caught))
+    return given
+
+
+def test_what_lasts_is_warned_of_once_and_again_after_a_task_without_it() -> None:
+    assert told(["bad", "bad", "bad"]) == [True, False, False]
+    assert told(["bad", None, "bad", "bad"]) == [True, False, True, False]
+    assert told(["bad", "not looked for", "bad"]) == [True, False, False]
+
+
+def test_what_comes_and_goes_within_a_task_is_warned_of_once() -> None:
+    warned = Warned()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            for message in ("first", None):
+                warned.judge("unstable", message)
+            warned.end_task()
+    assert [str(warning.message) for warning in caught] == ["first"]
+
+
+def test_a_warning_that_is_an_error_stays_one_until_it_is_mended() -> None:
+    warned = Warned()
+    for _ in range(2):
+        with pytest.raises(SynapseWarning, match="bad"):  # as all warnings are errors here
+            warned.judge("still", "bad")
+    warned.judge("still", None)
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 127, 128, 1000, 256 * 784, 4096 * 11008, 2**33])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import numpy as np
 import pytest
@@ -565,10 +565,12 @@ def test_old_values_are_those_of_the_old_parameter_where_it_still_has_them() -> 
     assert torch.equal(found.anchor["w"], torch.cat([file.anchor["w"], new["w"][2:].detach()]))
     with pytest.raises(si.SynapseError, match="do not hold the old values"):
         surgery.applied(file, new)
-    with pytest.raises(si.SynapseError, match="do not hold the old values"):
-        surgery.applied(file, new, new)  # it is its own old one, which tells nothing
-    with pytest.raises(si.SynapseError, match="do not hold the old values"):
-        surgery.applied(file, new, {"w": new["w"].detach()})  # nor does one that was resized in place
+    for told_nothing in (new, {"w": new["w"].detach()}, {}):  # itself; another that was resized in place; none
+        with pytest.warns(si.SynapseWarning, match=r"resized: \['w'\] are not at their anchor .* is not known"):
+            unseen = surgery.applied(file, new, told_nothing)
+        assert torch.equal(unseen.anchor["w"], found.anchor["w"])
+        with pytest.raises(si.SynapseError, match="do not hold the old values"):
+            surgery.applied(file, new, told_nothing, edited=True)  # they were at the anchor before
     renamed = si.Surgery(renamed={"w": "v"}, resized=["v"]).applied(file, {"v": new["w"]}, {**old, "v": new["w"] + 1})
     assert torch.equal(renamed.anchor["v"], found.anchor["w"])
     assert torch.equal(surgery.applied(file_of(old), new, new).anchor["w"], new["w"].detach())
@@ -621,10 +623,29 @@ def test_weights_that_are_not_finite_become_no_anchor(kind: str) -> None:
         si.Surgery(**declared).applied(file_of(old), new)
 
 
-def test_surgery_in_the_middle_of_a_task_is_refused() -> None:
+def test_surgery_on_the_path_of_a_task_is_refused() -> None:
     old = parameters_of(OLD)
+    path = {name: torch.zeros_like(p) for name, p in old.items()}
     with pytest.raises(si.SynapseError, match=r"3 optimizer steps .* consolidate\(\) first"):
-        si.Surgery().applied(file_of(old, steps=3), old)
+        si.Surgery().applied(file_of(old, steps=3, path=path), old)
+
+
+def test_in_the_middle_of_a_task_without_a_path_nothing_is_lost() -> None:
+    """Weights are on their way, so that the anchor tells nothing of what they were."""
+    old = parameters_of(OLD)
+    file = file_of(old, steps=3, anchor={name: p.detach() - 1 for name, p in old.items()})
+    new = {**old, **grown(old, {"head.weight": (6, 3), "head.bias": (6,)})}
+    surgery = si.Surgery(resized=["head"])
+    found = surgery.applied(file, new, old)
+    assert (found.steps, found.path) == (3, {})
+    assert torch.equal(found.anchor["head.bias"], torch.cat([file.anchor["head.bias"], new["head.bias"][4:].detach()]))
+    assert found.anchor["gain"] is file.anchor["gain"]
+    with torch.no_grad():
+        new["head.bias"][0] += 1
+    with pytest.raises(si.SynapseError, match=r"resized: \['head.bias'\] do not hold the old values"):
+        surgery.applied(file, new, old)
+    with pytest.warns(si.SynapseWarning, match=r"resized: \['head.weight', 'head.bias'\] are not at their anchor"):
+        surgery.applied(file, new)  # as in a state or a file, where nobody knows
 
 
 def test_a_state_that_does_not_agree_with_itself_is_refused() -> None:
@@ -759,3 +780,352 @@ def test_an_optimizer_that_goes_on_keeps_the_moments_of_what_was_kept() -> None:
     synapses.consolidate()
     assert synapses.omega["out.bias"][3:].any()
     assert len(synapses.omega) == 5
+    for p in model.out.parameters():
+        assert optimizer.state[p]["exp_avg"].shape == p.shape
+
+
+# Weights that are not at their anchor.
+
+
+def elsewhere(way: str, folder: Path) -> tuple[Network, si.Consolidator]:
+    """A network that has learnt one task, and whose weights are not at the anchor."""
+    model = Network()
+    optimizer = sgd(model)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    learn_rows(model, optimizer, 0)
+    synapses.consolidate()
+    if way == "trained under paused()":
+        with synapses.paused():
+            learn_rows(model, optimizer, 1)
+        return model, synapses
+    synapses.save(folder / "a.safetensors")
+    model = Network()
+    synapses = si.SynapticIntelligence(model.named_parameters(), sgd(model), c=C, xi=XI)
+    synapses.load(folder / "a.safetensors")
+    return model, synapses
+
+
+each_way = pytest.mark.parametrize("way", ["loaded into start weights", "trained under paused()"])
+
+
+@each_way
+def test_what_surgery_left_alone_is_not_warned_of(way: str, tmp_path: Path) -> None:
+    """Warnings are errors here. The anchor stays where it was, and the pull towards it."""
+    model, synapses = elsewhere(way, tmp_path)
+    anchor, before = copy.deepcopy(dict(synapses.anchor)), float(synapses.penalty())
+    assert before > 0
+    old = model.out
+    model.out = nn.Linear(6, 5, dtype=torch.float64)
+    with torch.no_grad():
+        model.out.weight[:3], model.out.bias[:3] = old.weight, old.bias
+    synapses.attach(sgd(model), model.named_parameters(), surgery=si.Surgery(resized=["out"]))
+    assert torch.equal(synapses.anchor["q.weight"], anchor["q.weight"])
+    assert torch.equal(synapses.anchor["out.weight"][:3], anchor["out.weight"])
+    assert float(synapses.penalty()) == pytest.approx(before, rel=1e-12)
+    with torch.no_grad():
+        model.out.bias[0] += 1e-6
+    synapses.attach(sgd(model), model.named_parameters(), surgery=si.Surgery(moved=["out.bias"]))
+    assert torch.equal(synapses.anchor["out.bias"], model.out.bias.detach())
+
+
+def grow_in_place(layer: nn.Linear, *, keep: bool = True) -> None:
+    for p in layer.parameters():
+        p.data = torch.cat([p.data if keep else p.data + 1, torch.ones_like(p.data[:2])])
+        p.grad = None
+
+
+@each_way
+def test_a_resize_in_place_whose_old_values_nobody_knows_is_warned_of(way: str, tmp_path: Path) -> None:
+    model, synapses = elsewhere(way, tmp_path)
+    omega, anchor = copy.deepcopy((dict(synapses.omega), dict(synapses.anchor)))
+    grow_in_place(model.out)
+    with pytest.warns(si.SynapseWarning, match=r"resized: \['out.weight', 'out.bias'\] are not at their anchor"):
+        synapses.attach(sgd(model), model.named_parameters(), surgery=si.Surgery(resized=["out"]))
+    assert torch.equal(synapses.omega["out.bias"], torch.cat([omega["out.bias"], torch.zeros(2).double()]))
+    assert torch.equal(synapses.anchor["out.bias"], torch.cat([anchor["out.bias"], torch.ones(2).double()]))
+
+
+def consolidated() -> tuple[Network, si.Consolidator]:
+    model = Network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    learn_rows(model, optimizer, 0)
+    synapses.consolidate()
+    return model, synapses
+
+
+def test_an_edit_in_place_since_the_anchor_is_seen() -> None:
+    """The version counters of the tensors tell, as between steps."""
+    model, synapses = consolidated()
+    with torch.no_grad():
+        model.get_parameter("q.weight").add_(1)
+    with pytest.warns(si.SynapseWarning, match=r"\['q.weight'\] have other values than before the surgery"):
+        synapses.attach(sgd(model), model.named_parameters(), surgery=si.Surgery())
+    model, synapses = consolidated()
+    grow_in_place(model.out, keep=False)
+    with torch.no_grad():
+        model.get_parameter("q.weight").add_(1)
+    surgery = si.Surgery(resized=["out"], moved=["q.weight"])
+    with pytest.raises(si.SynapseError, match=r"\['out.weight', 'out.bias'\] do not hold the old values"):
+        synapses.attach(sgd(model), model.named_parameters(), surgery=surgery)
+    with torch.no_grad():
+        for name, p in model.out.named_parameters():
+            p[:3] = synapses.anchor[f"out.{name}"]
+    synapses.attach(sgd(model), model.named_parameters(), surgery=surgery)
+    assert torch.equal(synapses.anchor["q.weight"], model.get_parameter("q.weight").detach())
+
+
+def test_a_resize_in_place_before_the_first_step() -> None:
+    model = Network()
+    synapses = si.SynapticIntelligence(model.named_parameters(), sgd(model), c=C, xi=XI)
+    grow_in_place(model.out, keep=False)
+    synapses.attach(sgd(model), model.named_parameters(), surgery=si.Surgery(resized=["out"]))
+    assert torch.equal(synapses.anchor["out.bias"], model.out.bias.detach())
+
+
+# An optimizer that goes on.
+
+MOMENTS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+    "Adam": lambda model: torch.optim.Adam(model.parameters(), lr=0.01),
+    "SGD with momentum": sgd,
+    "Adagrad": lambda model: torch.optim.Adagrad(model.parameters(), lr=0.01),
+}
+
+
+@pytest.mark.parametrize("kind", list(MOMENTS))
+def test_an_optimizer_with_moments_of_the_old_shape_is_refused(kind: str) -> None:
+    model = Network()
+    optimizer = MOMENTS[kind](model)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    learn_rows(model, optimizer, 0)
+    synapses.consolidate()
+    grow_in_place(model.out)
+    before = copy.deepcopy((synapses.state_dict(), model.state_dict()))
+    surgery = si.Surgery(resized=["out"])
+    with pytest.raises(si.SynapseError, match=r"moments of \['out.weight', 'out.bias'\] in the shape of before"):
+        synapses.attach(optimizer, model.named_parameters(), surgery=surgery)
+    assert same(before, (synapses.state_dict(), model.state_dict()))
+    for p in model.out.parameters():
+        del optimizer.state[p]
+    if kind == "Adagrad":  # it makes its state when it is made, and nowhere else
+        for p in model.out.parameters():
+            optimizer.state[p] = {"step": torch.tensor(0.0), "sum": torch.zeros_like(p)}
+    synapses.attach(optimizer, model.named_parameters(), surgery=surgery)
+    learn_rows(model, optimizer, 1)
+    synapses.consolidate()
+    assert synapses.tasks == 2
+
+
+def test_an_optimizer_goes_on_with_moments_that_were_resized_too() -> None:
+    """Without a pull it is torch's own Adam with the same surgery, bit for bit."""
+
+    def run(with_synapses: bool) -> Network:
+        torch.manual_seed(0)
+        model = Network()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.0, xi=XI) if with_synapses else None
+        learn_rows(model, optimizer, 0)
+        if synapses is not None:
+            synapses.consolidate()
+        grow_in_place(model.out)
+        for p in model.out.parameters():
+            for name in ("exp_avg", "exp_avg_sq"):
+                moment = optimizer.state[p][name]
+                optimizer.state[p][name] = torch.cat([moment, torch.zeros_like(moment[:2])])
+        if synapses is not None:
+            synapses.attach(optimizer, model.named_parameters(), surgery=si.Surgery(resized=["out"]))
+        learn_rows(model, optimizer, 1)
+        return model
+
+    assert same(dict(run(True).state_dict()), dict(run(False).state_dict()))
+
+
+def test_factored_moments_have_shapes_of_their_own() -> None:
+    model = Network()
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=0.01)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    learn_rows(model, optimizer, 0)
+    synapses.consolidate()
+    row = optimizer.state[model.get_parameter("q.weight")]["row_var"]
+    assert row.shape == (6, 1)
+    grow_in_place(model.out)
+    with pytest.raises(si.SynapseError, match=r"moments of \['out.bias'\]"):
+        synapses.attach(optimizer, model.named_parameters(), surgery=si.Surgery(resized=["out"]))
+    for p in model.out.parameters():
+        del optimizer.state[p]
+    synapses.attach(optimizer, model.named_parameters(), surgery=si.Surgery(resized=["out"]))
+    assert optimizer.state[model.get_parameter("q.weight")]["row_var"] is row
+    learn_rows(model, optimizer, 1)
+    synapses.consolidate()
+
+
+def test_moments_of_a_layer_that_starts_anew_are_warned_of() -> None:
+    model = Network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=C, xi=XI)
+    learn_rows(model, optimizer, 0)
+    synapses.consolidate()
+    with torch.no_grad():
+        for p in model.q.parameters():
+            p.copy_(torch.randn(p.shape, dtype=p.dtype))
+    surgery = si.Surgery(replaced=["q"])
+    with pytest.warns(si.SynapseWarning, match=r"still has the moments of the old \['q.weight', 'q.bias'\]"):
+        synapses.attach(optimizer, model.named_parameters(), surgery=surgery)
+    for p in model.q.parameters():
+        del optimizer.state[p]
+    synapses.attach(optimizer, model.named_parameters(), surgery=surgery)
+    assert not synapses.omega["q.weight"].any()
+    learn_rows(model, optimizer, 1)
+
+
+@pytest.mark.parametrize("via", ["", "detach", "another", "another that had let go"])
+def test_what_surgery_let_go_is_trained_on_by_the_same_optimizer(via: str) -> None:
+    """It is neither pulled nor refused: as with synapses that never had it."""
+
+    def run(let_go: bool) -> tuple[Network, si.Consolidator]:
+        torch.manual_seed(0)
+        model = Network()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        named = [(name, p) for name, p in model.named_parameters() if name.startswith("q")]
+        begun = model.named_parameters() if let_go else named
+        synapses = si.SynapticIntelligence(begun, optimizer, c=C, xi=XI)
+        learn_rows(model, optimizer, 0)
+        synapses.consolidate()
+        if let_go:
+            surgery = si.Surgery(removed=["out"])
+            other = sgd(model)
+            if via == "detach":
+                synapses.detach()
+            elif via == "another":
+                synapses.attach(other)
+            elif via:
+                synapses.attach(other, named, surgery=surgery)
+                with pytest.raises(si.SynapseError, match="detached or moved"):
+                    optimizer.step()
+                surgery = si.Surgery()
+            synapses.attach(optimizer, named, surgery=surgery)
+            if via.startswith("another"):
+                with pytest.raises(si.SynapseError, match="detached or moved"):
+                    other.step()
+        learn_rows(model, optimizer, 1)
+        synapses.consolidate()
+        return model, synapses
+
+    (model, synapses), (other, expected) = run(True), run(False)
+    assert same(dict(model.state_dict()), dict(other.state_dict()))
+    assert same(dict(synapses.omega), dict(expected.omega))
+
+
+def test_what_other_synapses_left_is_still_refused() -> None:
+    """Two sets of synapses on one optimizer: surgery on one does not excuse the other."""
+    model = Network()
+    optimizer = sgd(model)
+    named = dict(model.named_parameters())
+    first, second = (
+        si.SynapticIntelligence([(n, p) for n, p in named.items() if n.startswith(layer)], optimizer, c=C, xi=XI)
+        for layer in ("q", "out")
+    )
+    learn_rows(model, optimizer, 0)
+    first.consolidate()
+    second.detach()
+    first.attach(optimizer, [("q.weight", named["q.weight"])], surgery=si.Surgery(removed=["q.bias"]))
+    with pytest.raises(si.SynapseError, match="detached or moved"):
+        optimizer.step()
+    second.attach(optimizer)
+    learn_rows(model, optimizer, 1)
+
+
+# An estimator that looks at the model.
+
+
+@final
+class Mine:
+    """An estimator of the user's own, with a model."""
+
+    name = "mine"
+    needs_data = True
+    integrates_path = False
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def settings(self) -> dict[str, float | str]:
+        return {}
+
+    def new_omega(self, end: si.TaskEnd) -> dict[str, Tensor]:
+        return {name: omega + 1 for name, omega in end.omega.items()}
+
+
+ESTIMATORS: dict[str, Callable[[nn.Module], si.Importance]] = {
+    "fisher": lambda model: si.Fisher(model, F.cross_entropy, kind="empirical"),
+    "mas": si.MAS,
+    "short_path": lambda model: si.ShortPath(model, F.cross_entropy, lr=0.01, xi=XI),
+    "mine": Mine,
+}
+
+
+def data_of(task: int) -> list[tuple[Tensor, Tensor]]:
+    draw = torch.Generator().manual_seed(70 + task)
+    x = torch.randn(12, 4, generator=draw, dtype=torch.float64)
+    return [(x, (x[:, task] > 0).long())]
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_an_estimator_of_another_model_is_refused_before_the_task(name: str) -> None:
+    model = Network()
+    optimizer = sgd(model)
+    synapses = si.Consolidator(model.named_parameters(), optimizer, ESTIMATORS[name](model), c=C)
+    learn_rows(model, optimizer, 0)
+    synapses.consolidate(data_of(0))
+    other = copy.deepcopy(model)
+    grow_in_place(other.out)
+    surgery, before = si.Surgery(resized=["out"]), copy.deepcopy(synapses.state_dict())
+    with pytest.raises(si.SynapseError, match=rf"'q.weight'.* not in the model that {name} was given: change that"):
+        synapses.attach(sgd(other), other.named_parameters(), surgery=surgery)
+    assert same(synapses.state_dict(), before)
+
+    optimizer = sgd(other)  # the way that the message names
+    new = si.Consolidator(other.named_parameters(), optimizer, ESTIMATORS[name](other), c=C)
+    new.load_state_dict(surgery.state(before, other.named_parameters()))
+    learn_rows(other, optimizer, 1)
+    new.consolidate(data_of(1))
+    assert new.tasks == 2
+
+    old, model.out = model.out, nn.Linear(6, 5, dtype=torch.float64)  # or in place
+    with torch.no_grad():
+        model.out.weight[:3], model.out.bias[:3] = old.weight, old.bias
+    optimizer = sgd(model)
+    synapses.attach(optimizer, model.named_parameters(), surgery=surgery)
+    learn_rows(model, optimizer, 1)
+    synapses.consolidate(data_of(1))
+    assert synapses.tasks == 2
+
+
+def test_fisher_in_the_middle_of_a_task_adds_to_what_it_had() -> None:
+    """Against the squared gradients of single samples, by plain autograd."""
+    model = Network()
+    optimizer = sgd(model)
+    fisher = si.Fisher(model, F.cross_entropy, kind="empirical")
+    synapses = si.Consolidator(model.named_parameters(), optimizer, fisher, c=C)
+    learn_rows(model, optimizer, 0)
+    synapses.consolidate(data_of(0))
+    earned, anchor = copy.deepcopy((dict(synapses.omega), dict(synapses.anchor)))
+    learn_rows(model, optimizer, 1, steps=3)
+    old, model.out = model.out, nn.Linear(6, 5, dtype=torch.float64)
+    with torch.no_grad():
+        model.out.weight[:3], model.out.bias[:3] = old.weight, old.bias
+    optimizer = sgd(model)
+    synapses.attach(optimizer, model.named_parameters(), surgery=si.Surgery(resized=["out"]))
+    assert torch.equal(synapses.anchor["q.weight"], anchor["q.weight"])
+    assert torch.equal(synapses.anchor["out.weight"][:3], anchor["out.weight"])
+    learn_rows(model, optimizer, 1, steps=3)
+    ((x, y),) = data_of(1)
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for one_x, one_y in zip(x, y, strict=True):
+        loss = F.cross_entropy(model(one_x[None]), one_y[None])
+        for mean, g in zip(expected.values(), torch.autograd.grad(loss, list(model.parameters())), strict=True):
+            mean += g.square() / len(x)
+    for name, before in earned.items():
+        expected[name][tuple(map(slice, before.shape))] += before
+    synapses.consolidate(data_of(1))
+    assert_close(synapses.omega.items(), expected, 1e-12)

@@ -25,7 +25,12 @@ from synaptic_intelligence.triggers import Every, Plateau, Trigger
 
 def steps_of(trigger: Trigger, losses: list[float], start: int = 1) -> list[int]:
     """Return at which steps, counted from ``start``, a trigger fires."""
-    return [step for step, loss in enumerate(losses, start) if trigger.fires(loss)]
+    fired = []
+    for step, loss in enumerate(losses, start):
+        if trigger.fires(loss):
+            trigger.begin()
+            fired.append(step)
+    return fired
 
 
 def paper_steps(losses: list[float], window: int, mean_below: float, std_below: float, peak_stds: float) -> list[int]:
@@ -66,7 +71,20 @@ def test_every_fires_after_so_many_steps_and_begins_anew() -> None:
     assert steps_of(Every(4), [0.0] * 13) == [4, 8, 12]
     assert steps_of(Every(1), [0.0] * 3) == [1, 2, 3]
     every = Every(2)
-    assert [every.fires(None), every.fires(math.nan), every.fires(None)] == [False, True, False]
+    assert [every.fires(None), every.fires(math.nan), every.fires(None)] == [False, True, True]  # until it begins
+    every.begin()
+    assert [every.fires(None), every.fires(None)] == [False, True]
+
+
+def test_plateau_fires_until_it_begins_anew_and_awaits_a_peak_after_any_plateau() -> None:
+    trigger = Plateau(window=2, mean_below=2.0, std_below=1.0)
+    assert [trigger.fires(1.0) for _ in range(4)] == [False, True, True, True]
+    trigger.begin()
+    assert not trigger.fires(1.0)
+    other = Plateau(window=2, mean_below=2.0, std_below=1.0)
+    other.fires(5.0)
+    other.begin()  # the user consolidated in the middle of nothing
+    assert steps_of(other, [5.0, 1.0, 1.0, 1.0]) == [3]
 
 
 def test_plateau_fires_once_at_the_first_window_that_is_low_and_steady() -> None:
@@ -224,7 +242,7 @@ def test_plateau_refuses_what_is_no_state_of_its_own(state: Mapping[str, Tensor]
     assert trigger.fires(0.25)
 
 
-@pytest.mark.parametrize("taken", [torch.tensor(3), torch.tensor(-1), torch.tensor([1]), torch.tensor(1.0), 1])
+@pytest.mark.parametrize("taken", [torch.tensor(4), torch.tensor(-1), torch.tensor([1]), torch.tensor(1.0), 1])
 def test_every_refuses_what_is_no_state_of_its_own(taken: Any) -> None:
     trigger = Every(3)
     trigger.fires(None)

@@ -163,6 +163,74 @@ def test_a_trigger_that_fires_where_no_step_was_taken_ends_no_task(make: Make) -
     assert synapses.tasks == 1
 
 
+@both
+def test_a_trigger_hears_of_each_step_once_and_of_the_users_own_consolidations(make: Make) -> None:
+    model = small_model()
+    optimizer, synapses = make(model)
+    synapses.trigger = si.triggers.Every(3)
+    fired = []
+    for step, batch in enumerate(stream()[:10], 1):
+        loss = learn(model, optimizer, batch)
+        fired.append(synapses.observe(loss))
+        assert not synapses.observe(loss)  # of the same step, as with micro-batches
+        if step == 5:
+            synapses.consolidate()  # by the user
+    assert [step for step, yes in enumerate(fired, 1) if yes] == [3, 8]
+
+
+def test_a_trigger_fires_again_where_the_consolidation_was_refused() -> None:
+    model = small_model()
+    optimizer, synapses = around(model)
+    synapses.trigger = si.triggers.Every(2)
+    parameter = next(model.parameters())
+    for step, batch in enumerate(stream()[:3], 1):
+        loss = learn(model, optimizer, batch)
+        kept = parameter.detach().clone()
+        if step == 2:
+            with torch.no_grad():
+                parameter.view(-1)[0] = torch.nan
+            with pytest.warns(si.SynapseWarning, match="changed"), pytest.raises(si.SynapseError, match="not finite"):
+                synapses.observe(loss)
+            with torch.no_grad():
+                parameter.copy_(kept)
+        else:
+            assert synapses.observe(loss) == (step == 3)
+
+
+def test_the_decay_of_a_coarse_omega_is_one_that_it_can_follow() -> None:
+    def faded(decay: float, dtype: torch.dtype | None) -> float:
+        p = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([p], lr=0.1)
+        synapses = si.SynapticIntelligence([("w", p)], optimizer, c=1e-9, xi=0.1, omega_dtype=dtype)
+        for task in range(60):
+            for _ in range(3):
+                optimizer.zero_grad()
+                ((p - 1).square() if task == 0 else 0 * p).sum().backward()
+                optimizer.step()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", si.SynapseWarning)  # nothing moves
+                synapses.consolidate(decay=decay)
+        return synapses.omega["w"].item()
+
+    assert faded(0.9, torch.bfloat16) == pytest.approx(faded(0.9, None), rel=0.2)
+    assert faded(1 - 2**-7, torch.bfloat16) < 0.9 * faded(1.0, torch.bfloat16)
+    with pytest.raises(ValueError, match="rounds away"):
+        faded(0.995, torch.bfloat16)
+
+
+def test_synapses_that_are_paused_are_not_taken_over() -> None:
+    model = small_model()
+    _, synapses = around(model)
+    with synapses.paused(), pytest.raises(si.SynapseError, match="are paused"):
+        si.optim.Adam(model.named_parameters(), lr=0.02, c=C, xi=XI, synapses=synapses)
+
+
+def test_what_is_no_trigger_is_refused() -> None:
+    _, synapses = around(small_model())
+    with pytest.raises(TypeError, match="'often' has no fires"):
+        synapses.trigger = "often"  # type: ignore[assignment]
+
+
 def test_losses_of_numpy_are_numbers() -> None:
     _, synapses = around(small_model())
     assert not synapses.observe(np.float32(0.5))  # type: ignore[arg-type]
@@ -277,6 +345,66 @@ def test_bootstrap_of_weights_that_are_not_finite_changes_nothing() -> None:
     _, synapses = around(model)
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] = torch.nan
-    with warnings.catch_warnings(), pytest.raises(si.SynapseError, match="not finite"):
+    before = copy.deepcopy(synapses.state_dict())
+    with pytest.raises(si.SynapseError, match="not finite"):
         synapses.bootstrap(si.Uniform())
+    assert same({**before, "anchor": {}}, {**synapses.state_dict(), "anchor": {}})  # the anchor follows the weights
+
+
+class Zero:
+    """An estimator that finds nothing, or what cannot be."""
+
+    name, needs_data, integrates_path = "zero", False, False
+
+    def __init__(self, value: float = 0.0, of: str = "") -> None:
+        self.value, self.of = value, of
+
+    def settings(self) -> dict[str, float | str]:
+        return {}
+
+    def new_omega(self, end: si.TaskEnd) -> dict[str, Tensor]:
+        return {n: torch.full_like(o, self.value if n.startswith(self.of) else 1.0) for n, o in end.omega.items()}
+
+
+def test_a_bootstrap_that_would_hold_nothing_is_refused() -> None:
+    _, synapses = around(small_model())
+    before = copy.deepcopy(synapses.state_dict())
+    with pytest.raises(si.SynapseError, match="nothing would be held"):
+        synapses.bootstrap(Zero())
+    assert same(before, synapses.state_dict())
+    with pytest.warns(si.SynapseWarning, match=r"nothing important in \['3.weight', '3.bias'\]"):
+        synapses.bootstrap(Zero(of="3."))
+
+
+def test_an_omega_below_zero_is_refused() -> None:
+    _, synapses = around(small_model())
+    with pytest.raises(si.SynapseError, match=r"below zero for .*0\.weight"):
+        synapses.bootstrap(Zero(-1.0))
     assert synapses.tasks == 0
+
+
+@both
+def test_the_origin_of_importance_is_kept_and_told(make: Make, tmp_path: Any) -> None:
+    optimizer, synapses = make(small_model())
+    synapses.bootstrap(si.Uniform(2.0), weight=3.0)
+    synapses.save(tmp_path / "a.safetensors")
+    told = "uniform, value = 2.0, weight = 3"
+    assert si.inspect_importance(tmp_path / "a.safetensors").origin == told
+    other, again = make(small_model())
+    (other if make is inside else again).load_state_dict((optimizer if make is inside else synapses).state_dict())
+    assert again.state_dict()["origin"] == told
+    _, plain = make(small_model())
+    plain.save(tmp_path / "b.safetensors")
+    with pytest.raises(si.SynapseError, match="weigh them with c="):
+        si.merge_importance([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], tmp_path / "c.safetensors")
+
+
+def test_bootstrap_takes_the_own_estimator_where_it_takes_data() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fisher = si.Fisher(model, F.cross_entropy, kind="exact")
+    synapses = si.Consolidator(model.named_parameters(), optimizer, fisher, c=1e-3)
+    synapses.bootstrap(data=task_batches(0, 1))
+    assert synapses.state_dict()["origin"].startswith("fisher")
+    with pytest.raises(TypeError, match="the first is an estimator, not list"):
+        around(small_model())[1].bootstrap(task_batches(0, 1))  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, final
 
 from torch import Tensor
@@ -20,7 +20,8 @@ from synaptic_intelligence.strength import Strength, checked_strength, refuse_un
 # it keeps neither alive, and forgets them when they go.
 _holders: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
-# The parameters whose synapses left an optimizer, with the hook that makes its steps raise until they are back.
+# The parameters whose synapses left an optimizer, each with whose they were (Binding.line), and the hook that makes its
+# steps raise until they are back.
 _left: weakref.WeakKeyDictionary[Optimizer, tuple[RemovableHandle, WeakTensorKeyDictionary]] = (
     weakref.WeakKeyDictionary()
 )
@@ -108,6 +109,11 @@ class Binding:
     Args:
         parameters: by canonical name.
         optimizer: any ``torch.optim.Optimizer`` with step hooks.
+        spare: names of those that need not be in it.
+
+    Attributes:
+        places: the parameters that have synapses, as the index of their group and their position in it.
+        line: the same object for all bindings that the same synapses have had, one after the other.
 
     Raises:
         TypeError: not an optimizer, one that hides another inside, ZeRO, or LBFGS.
@@ -121,7 +127,7 @@ class Binding:
         [('w', (0, 0))]
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], optimizer: Optimizer, *, spare: Collection[str] = ()) -> None:
         kind = type(optimizer).__name__
         if _ZERO & {cls.__name__ for cls in type(optimizer).__mro__}:
             raise TypeError(
@@ -152,7 +158,7 @@ class Binding:
         self.places: dict[str, tuple[int, int]] = {}
         for name, parameter in parameters.items():
             if id(parameter) not in places:
-                if parameter.requires_grad:
+                if parameter.requires_grad and name not in spare:
                     raise ValueError(
                         f"parameter {name!r} is not in the optimizer: add it there, or leave it out of the named ones"
                     )
@@ -161,6 +167,7 @@ class Binding:
             if "c" not in group or group["c"] is not None:
                 self.places[name] = places[id(parameter)]
         self.optimizer = optimizer
+        self.line = object()
         self._members: dict[int, list[str]] = {}
         for name, (index, _) in self.places.items():
             self._members.setdefault(index, []).append(name)
@@ -170,7 +177,13 @@ class Binding:
         self._following = [i for i in self._members if given is not None and groups[i].get("c") == given]
 
     def successor(
-        self, parameters: Mapping[str, Tensor], optimizer: Optimizer, c: Strength, *, of_any: bool
+        self,
+        parameters: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        c: Strength,
+        *,
+        of_any: bool,
+        spare: Collection[str] = (),
     ) -> Binding:
         """Return a binding of parameters to another optimizer, which gives synapses to the same ones, or to any.
 
@@ -178,7 +191,8 @@ class Binding:
             TypeError, ValueError: as for the class, or the strength does not fit.
             SynapseError: others would have synapses.
         """
-        binding = Binding(parameters, optimizer)
+        binding = Binding(parameters, optimizer, spare=spare)
+        binding.line = self.line
         binding.fitting(c)
         other = sorted(set(binding.places) ^ set(self.places))
         if other and not of_any:
@@ -212,8 +226,10 @@ class Binding:
         if self.optimizer in _left:
             hook, left = _left[self.optimizer]
             inside = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-            for parameter in list(left):  # what is back, and what was replaced and is not stepped any more
-                if _holder(parameter) is self or id(parameter) not in inside:
+            # What is back, what was replaced and is not stepped any more, and what these synapses have let go for good:
+            # they are here, with all that they know of.
+            for parameter, line in list(left.items()):
+                if _holder(parameter) is self or id(parameter) not in inside or line is self.line:
                     del left[parameter]
             if not len(left):
                 hook.remove()
@@ -233,7 +249,7 @@ class Binding:
         for parameter in list(_holders):
             if _holder(parameter) is self:
                 del _holders[parameter]
-                left[parameter] = None
+                left[parameter] = self.line
 
     def replace(self, old: Tensor, new: Tensor) -> None:
         """Note that the optimizer holds ``new`` in the place of ``old``."""
@@ -281,6 +297,11 @@ class Binding:
         for _, group, names in self.groups():
             self.strength(group, names, default)
         return default
+
+    def own_strengths(self) -> list[int]:
+        """Return the parameter groups that have synapses and set a strength of their own, by index."""
+        groups = self.optimizer.param_groups
+        return [index for index in self._members if "c" in groups[index] and index not in self._following]
 
     def common_strength(self, otherwise: Strength) -> Strength:
         """Return the strength of all groups that set none of their own, where it is an option of the optimizer."""

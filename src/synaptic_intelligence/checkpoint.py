@@ -29,7 +29,7 @@ from synaptic_intelligence.version import __version__
 
 SCHEMA = 1
 _KEY = "synaptic_intelligence"
-_LARGEST_COUNT = 2**53  # a float64 still counts it exactly, and many such files can be merged
+LARGEST_COUNT = 2**53  # a float64 still counts it exactly, and many such files can be merged
 _DTYPES = ("F32", "F64", "BF16")
 _MOST_DIMENSIONS = 64  # torch computes with no more
 _AT_ONCE = 1 << 22  # numbers that are looked at together, so that a check takes little memory
@@ -49,6 +49,8 @@ class ImportanceFile:
         omega, anchor, path: tensors by parameter name.
         untouched: whether no step was ever taken, so that the anchor still follows the weights; not saved in files,
             whose anchor is meant as it is.
+        way_back: what the surrogate loss of going back over the last task was, at c = 1; None: not known.
+        origin: what filled the importance of weights that were trained without synapses, in words; empty: nothing.
 
     Example:
         >>> ImportanceFile("path_integral", {"xi": 0.1}, 1.0, 0, 0, {}, {}, {}).tasks
@@ -64,6 +66,8 @@ class ImportanceFile:
     anchor: Mapping[str, Tensor]
     path: Mapping[str, Tensor]
     untouched: bool = False
+    origin: str = ""
+    way_back: float | None = None
 
 
 def to_state_dict(file: ImportanceFile) -> dict[str, Any]:
@@ -88,6 +92,7 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
     Example: see :func:`to_state_dict`.
     """
     keys = {"schema", *(field.name for field in fields(ImportanceFile))}
+    state = {"origin": "", "way_back": None, **state}
     if set(state) != keys:
         raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(keys ^ set(state))}")
     if state["schema"] != SCHEMA:
@@ -98,19 +103,25 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
     for key in ("tasks", "steps"):
         if not _is_number(state[key], whole=True):
             raise SynapseError(f"the state has {key}={state[key]!r}, which cannot be")
-    for key, kind in (("estimator", str), ("settings", dict), ("untouched", bool)):
+    for key, kind in (("estimator", str), ("settings", dict), ("untouched", bool), ("origin", str)):
         if not isinstance(state[key], kind):
             raise SynapseError(f"the state has {key}={state[key]!r}, which cannot be")
+    if not _is_way_back(state["way_back"]):
+        raise SynapseError(f"the state has way_back={state['way_back']!r}, which cannot be")
     for key in ("omega", "anchor", "path"):
         if not isinstance(state[key], Mapping) or not all(isinstance(t, Tensor) for t in state[key].values()):
             raise SynapseError(f"the state has no tensors by name for {key!r}")
     return ImportanceFile(**{key: value for key, value in {**state, "c": c}.items() if key != "schema"})
 
 
+def _is_way_back(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isfinite(value))
+
+
 def _is_number(value: object, *, whole: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return False
-    return 0 <= value <= (_LARGEST_COUNT if whole else sys.float_info.max)
+    return 0 <= value <= (LARGEST_COUNT if whole else sys.float_info.max)
 
 
 def _strength(value: object) -> Strength | None:
@@ -153,6 +164,8 @@ def _write(tensors: dict[str, Tensor], file: ImportanceFile, path: Path) -> None
         "c": file.c,
         "tasks": file.tasks,
         "steps": file.steps,
+        "origin": file.origin,
+        "way_back": file.way_back,
         "shapes": {name: list(t.shape) for name, t in file.omega.items()},
         "library": __version__,
         "torch": torch.__version__,
@@ -210,7 +223,7 @@ def read_with_writer(path: Path) -> tuple[ImportanceFile, str]:
     if isinstance(shapes, dict):  # they are in the model's order, and tensors in that of the alphabet
         parts = {kind: {n: named[n] for n in (*shapes, *named) if n in named} for kind, named in parts.items()}
     file = ImportanceFile(
-        estimator=_estimator(path, header),
+        estimator=_text(path, header, "estimator"),
         settings=_settings(path, header),
         c=c,
         tasks=_count(path, header, "tasks"),
@@ -218,6 +231,8 @@ def read_with_writer(path: Path) -> tuple[ImportanceFile, str]:
         omega=parts["omega"],
         anchor=parts["anchor"],
         path=parts["path"],
+        origin=_text(path, {"origin": "", **header}, "origin"),
+        way_back=_way_back(path, header),
     )
     _check(path, file, shapes)
     return file, f"synaptic-intelligence {header.get('library')}, torch {header.get('torch')}"
@@ -271,17 +286,24 @@ def _tensor(path: Path, key: str, reader: Any) -> Tensor:
     return tensor
 
 
+def _way_back(path: Path, header: dict[str, Any]) -> float | None:
+    value: float | None = header.get("way_back")
+    if not _is_way_back(value):
+        raise ValueError(f"{path} has way_back={reprlib.repr(value)} in its metadata")
+    return value
+
+
 def _count(path: Path, header: dict[str, Any], key: str) -> int:
     if not _is_number(header.get(key), whole=True):
         raise ValueError(f"{path} has {key}={reprlib.repr(header.get(key))} in its metadata")
     return int(header[key])
 
 
-def _estimator(path: Path, header: dict[str, Any]) -> str:
-    estimator = header.get("estimator")
-    if not isinstance(estimator, str):
-        raise ValueError(f"{path} has estimator={reprlib.repr(estimator)} in its metadata")
-    return estimator
+def _text(path: Path, header: dict[str, Any], key: str) -> str:
+    text = header.get(key)
+    if not isinstance(text, str):
+        raise ValueError(f"{path} has {key}={reprlib.repr(text)} in its metadata")
+    return text
 
 
 def _settings(path: Path, header: dict[str, Any]) -> dict[str, float | str]:
@@ -309,3 +331,5 @@ def _check(path: Path, file: ImportanceFile, shapes: object) -> None:
                 )
             if kind == "omega" and any(bool((part < 0).any()) for part in parts):
                 raise ValueError(f"{path} has a negative omega for {printable(repr(name))}")
+            if kind == "omega" and not file.tasks and any(bool(part.any()) for part in parts):
+                raise ValueError(f"{path} has an omega for {printable(repr(name))}, but no task was consolidated")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
+
+import torch
+from torch import Tensor
 
 from synaptic_intelligence.arguments import checked_number
 from synaptic_intelligence.consolidator import Consolidator
 from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.sharding import mean_over_processes
 
 
 def suggest_c(synapses: Consolidator, *, loss_before: float, loss_after: float, allowed: float = 1.0) -> float:
@@ -18,21 +23,24 @@ def suggest_c(synapses: Consolidator, *, loss_before: float, loss_after: float, 
     ``c = (loss_before - loss_after) / sum(omega * (theta - anchor)^2)``, with the anchor where the task began, and the
     omega that the task has added. Old and new loss then count alike, as the paper means it by ``c = 1``.
 
-    Call it right after ``consolidate()`` of the first task. It is no promise: what was measured is one path.
+    Call it after ``consolidate()`` of the first task. It is no promise: what was measured is one path. Where several
+    processes train one model the losses are averaged over them, and every process must call this.
 
     Args:
         synapses: they have just consolidated a task.
-        loss_before: mean loss of the task, without any penalty, when it began: of the first batches, or the logarithm
-            of the number of classes where the network knew nothing.
-        loss_after: mean loss of the task when it ended, such as the mean over its last epoch.
+        loss_before: mean loss of the task, without any penalty, when it began: asked of some of its training data in
+            evaluation mode, or the logarithm of the number of classes where the network knew nothing.
+        loss_after: that when it ended, asked of the same data.
         allowed: by how much old losses may rise for each unit by which the new one falls; below 1 holds more.
 
     Returns:
         The strength, without unit, for ``synapses.c``.
 
     Raises:
-        ValueError: the loss did not fall; a number is negative or not finite.
-        SynapseError: no task was consolidated since the synapses were made or loaded, or it moved nothing important.
+        TypeError: ``c`` is a tensor, one for each replicate; an argument is no number.
+        ValueError: the loss did not fall; a loss is not finite, or ``allowed`` not positive.
+        SynapseError: no task was consolidated yet, or it moved nothing important; parameter groups with a ``c`` of
+            their own.
 
     Source: Zenke et al. 2017, the text below eq. 4 (``c = 1`` if the path integral were exact). The scale is ours.
 
@@ -51,19 +59,42 @@ def suggest_c(synapses: Consolidator, *, loss_before: float, loss_after: float, 
         >>> round(synapses.c * synapses.omega["w"].item() * (1 - 0) ** 2, 3)  # the pull's loss, all the way back
         3.0
     """
-    before = checked_number(loss_before, "loss_before", zero_is_fine=True)
-    after = checked_number(loss_after, "loss_after", zero_is_fine=True)
+    gain = _loss(loss_before, "loss_before") - _loss(loss_after, "loss_after")
     allowed = checked_number(allowed, "allowed", zero_is_fine=False)
-    if before <= after:
-        raise ValueError(f"the loss did not fall, from loss_before={before:g} to loss_after={after:g}: nothing to hold")
+    if isinstance(synapses.c, Tensor):
+        raise TypeError(
+            "c is one strength for each replicate, and suggest_c gives one for all: set c to a number first"
+        )
+    own = synapses._binding.own_strengths()
+    if own:
+        raise SynapseError(
+            f"parameter groups {own} set a c of their own, which one suggested strength does not reach: leave it out "
+            "there, or use c=None for groups that nothing should hold"
+        )
+    gain = mean_over_processes(torch.tensor(gain, dtype=torch.float64, device=_device(synapses)))
+    if gain <= 0:
+        raise ValueError(
+            f"the loss did not fall: loss_before minus loss_after is {gain:g}, so there is nothing to hold"
+        )
     way_back = synapses._state.way_back
     if way_back is None:
-        raise SynapseError(
-            "no task was consolidated since these synapses were made or loaded, and the scale is that of a task: call "
-            "suggest_c right after consolidate(), and keep c"
-        )
-    surrogate = float(way_back)
-    c = (before - after) / (allowed * surrogate) if surrogate > 0 else math.inf
-    if not math.isfinite(c):
+        raise SynapseError("no task was consolidated yet, and the scale is that of a task: call it after consolidate()")
+    if not 0 < way_back < math.inf:
         raise SynapseError("the task that ended moved nothing that is important, so its importance has no scale")
+    c = gain / way_back / allowed
+    if not 0 < c < math.inf:
+        raise SynapseError(f"no strength can be given: a gain of {gain:g} over {way_back:g}, at allowed={allowed:g}")
     return c
+
+
+def _loss(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number such as 2.3, not {type(value).__name__}")
+    if not math.isfinite(value):  # below zero is fine: the loss of a density may be
+        raise ValueError(f"{name} must be finite, not {value!r}")
+    return float(value)
+
+
+def _device(synapses: Consolidator) -> torch.device:
+    """Return where processes can exchange numbers: nccl takes none from the CPU."""
+    return next(iter(synapses.anchor.values())).device

@@ -14,6 +14,9 @@ LABELS = 2**16
 KNOWN = 0.1
 """With a larger share of labels that earlier tasks had too, a task does not bring new classes."""
 
+VOID = 255
+"""What data sets for segmentation give to pixels without a class, for the loss to ignore."""
+
 # The gradients of a softmax's logits add up to zero; in bfloat16 but for its rounding.
 _ADD_UP_TO_ZERO = 0.01
 
@@ -72,11 +75,12 @@ class Classes:
         """Return the labels of the tasks before it; reads from the device."""
         return _labels(self._earlier)
 
-    def outputs_moved(self, parameters: Sequence[Tensor]) -> int:
+    def outputs_moved(self, parts: Sequence[Sequence[Tensor]]) -> int:
         """Return how many outputs of old classes get a gradient in a task of new classes; else 0.
 
         Args:
-            parameters: in the order of the model, with the gradients of a batch of the present task.
+            parts: of a model, each in its order, with the gradients of a batch of the present task. Which part comes
+                last is not known, so where several may hold the output layer, it is that with the fewest such outputs.
 
         Example:
             >>> classes, head = Classes(), torch.nn.Linear(3, 4)
@@ -84,23 +88,33 @@ class Classes:
             ...     classes.end_task()
             ...     classes.observe(labels)
             >>> torch.nn.functional.cross_entropy(head(torch.ones(2, 3)), labels).backward()
-            >>> classes.outputs_moved(list(head.parameters()))
+            >>> classes.outputs_moved([list(head.parameters())])
             2
         """
         present, earlier = self.present(), self.earlier()
-        if not (present and earlier) or len(present & earlier) > KNOWN * len(present):
+        if not (present and earlier):
             return 0
-        gradient = _output_gradient(parameters)
-        if gradient is None or len(gradient) <= max(present | earlier):
-            return 0
-        old = torch.tensor(sorted(earlier - present), device=gradient.device)
-        return int((gradient.index_select(0, old) != 0).flatten(1).any(dim=1).sum())
+        gradients = [gradient for part in parts if (gradient := _output_gradient(part)) is not None]
+        return min((_old_outputs(gradient, present, earlier) for gradient in gradients), default=0)
+
+
+def _old_outputs(gradient: Tensor, present: set[int], earlier: set[int]) -> int:
+    """Return how many rows of old classes are not zero, if the rows may be those of the classes, and these are new."""
+    beyond = {label for label in present | earlier if label >= len(gradient)}
+    # One label may be none, as an ignore_index is: in all tasks, or 255. Else these rows are of something else.
+    if len(beyond) > 1 or not beyond <= (present & earlier | {VOID}):
+        return 0
+    now, before = present - beyond, earlier - beyond
+    if not (now and before) or len(now & before) > KNOWN * len(now):
+        return 0
+    old = torch.tensor(sorted(before - now), device=gradient.device)
+    return int((gradient.index_select(0, old) != 0).flatten(1).any(dim=1).sum())
 
 
 def _output_gradient(parameters: Sequence[Tensor]) -> Tensor | None:
-    """Return the gradient of the output layer's matrix: the last whose rows add up to zero, as a softmax's do.
+    """Return the gradient of the last matrix whose rows add up to zero, as a softmax's do.
 
-    By that it is told from hidden layers, which may have as many rows, and come later.
+    Those of a layer before LayerNorm do so too, and come earlier.
     """
     for parameter in reversed(parameters):
         gradient = parameter.grad

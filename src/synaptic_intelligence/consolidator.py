@@ -202,7 +202,7 @@ class Consolidator:
         Example: see :class:`Diagnosis`.
         """
         found = self._observed if loss is None else self._observed.with_loss(loss)
-        return diagnose(self._binding, self._state, self._strength, self.penalty(), found, self._unprotected)
+        return diagnose(self._binding, self._state, self._strength, found, self._unprotected)
 
     # The end of a task.
 
@@ -231,7 +231,7 @@ class Consolidator:
         """
         estimator, state = self._importance, self._state
         refuse_other_data(estimator, data, "consolidate")
-        decay = checked_number(decay, "decay", zero_is_fine=False, most=1)
+        decay = state.checked_decay(decay)
         self._step.abandon()
         self._step.follow()
         if estimator.integrates_path and state.steps == 0:
@@ -255,9 +255,10 @@ class Consolidator:
 
         Args:
             importance: what fills omega, such as ``Fisher``, ``MAS`` or ``ShortPath``, from data like the old; or
-                ``Uniform``, without data. None: uniform, and a warning, for it is no importance.
+                ``Uniform``, without data. None: that of these synapses, if there is data and it takes some; without
+                data uniform, and a warning, for it is no importance.
             data: batches of (inputs, targets), for estimators that need them.
-            weight: what that importance is multiplied by. Fisher's is about twice what the path integral's would be.
+            weight: what that importance is multiplied by. Estimators are on scales of their own: docs/bootstrap.md.
 
         Raises:
             TypeError: data is missing, or given to an estimator that uses none.
@@ -271,25 +272,25 @@ class Consolidator:
             >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             >>> synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=1.0, xi=0.1)
             >>> data = [(torch.randn(8, 4), torch.randint(3, (8,)))]  # like what it was trained on
-            >>> synapses.bootstrap(si.Fisher(model, F.cross_entropy, kind="exact"), data, weight=0.5)
+            >>> synapses.bootstrap(si.Fisher(model, F.cross_entropy, kind="exact"), data)
             >>> synapses.tasks, bool(synapses.omega["weight"].sum() > 0)
             (1, True)
         """
-        importance = importance_to_start_from(importance, data)
-        refuse_other_data(importance, data, "bootstrap")
         weight = checked_number(weight, "weight", zero_is_fine=False)
         self._step.abandon()
         self._step.follow()
         if self._state.tasks or self._state.steps:
             raise SynapseError("bootstrap comes before the first step and the first task: make new synapses for it")
+        importance = importance_to_start_from(importance, data, self._importance)
         self._state.refuse_nonfinite_parameters()
-        self._end_task(self._state.estimated(importance, data, weight=weight))
+        self._end_task(self._state.bootstrapped(importance, data, weight))
 
     def _end_task(self, omega: dict[str, Tensor], decay: float = 1.0) -> Mapping[str, Tensor]:
         # Warnings first, as a user may have made them errors: nothing is changed yet.
         warn_at_task_end(self._binding, self._state, self._strength, self.penalty(), omega, self._observed)
+        path = self._state.end_task(omega, decay=decay)
         self._observed.end_task()
-        return self._state.end_task(omega, decay=decay)
+        return path
 
     # A stream without tasks.
 
@@ -311,12 +312,12 @@ class Consolidator:
             targets: the labels of the batch, for :meth:`diagnose` alone.
 
         Returns:
-            Whether a task ended here. None ends where there was no step, as where a ``GradScaler`` skipped all.
+            Whether a task ended here. None does where all steps were skipped, as by a ``GradScaler``; and a trigger
+            hears of each step once, also where losses of several micro-batches are told.
 
         Raises:
             TypeError, ValueError: the loss is no number.
-            SynapseError: as :meth:`consolidate`. The trigger has begun anew by then: call :meth:`consolidate` yourself
-                when the cause is mended.
+            SynapseError: as :meth:`consolidate`; the trigger then fires again after the next step.
 
         Example:
             >>> import torch, synaptic_intelligence as si
@@ -336,8 +337,8 @@ class Consolidator:
             True
         """
         device = next(iter(self._state.anchor.values())).device
-        seen = not self._state.pauses and self._observed.fired(loss, targets, device)
-        fired = seen and self._state.steps > 0
+        fired = self._observed.fired(loss, targets, device, 0 if self._state.pauses else self._state.steps_taken)
+        fired = fired and self._state.steps > 0
         if fired and self.trigger is not None:
             self.consolidate(decay=self.trigger.decay)
         return fired
@@ -362,7 +363,8 @@ class Consolidator:
 
         Raises:
             TypeError, ValueError: as for the class; the synapses then stay where they were.
-            SynapseError: the new optimizer would protect other parameters than these, and surgery does not say so.
+            SynapseError: the new optimizer would protect other parameters than these, and surgery does not say so; what
+                surgery says is not what was done; the optimizer or the estimator is still that of the old model.
 
         Example:
             >>> import torch, synaptic_intelligence as si
@@ -372,15 +374,15 @@ class Consolidator:
         """
         if named is None and surgery is not None:
             raise TypeError("attach(optimizer, named, surgery=...) needs the model's named_parameters() of now")
-        known = {**living(self._unprotected), **self._state.parameters}
-        parameters = known if named is None else canonical_parameters(named)
-        binding = self._binding.successor(parameters, optimizer, self._c, of_any=surgery is not None)
+        spare = living(self._unprotected) if named is None else {}
+        parameters = {**spare, **self._state.parameters} if named is None else canonical_parameters(named)
+        binding = self._binding.successor(parameters, optimizer, self._c, of_any=surgery is not None, spare=spare)
         self._step.abandon()
         state, new = self._state, binding.parameters()
         if surgery is None:
             state.refuse_and_warn_of_others(new)
         else:
-            state = state.successor(surgery.applied(self._snapshot(), new, state.parameters), new)
+            state = state.successor(surgery.attached(state, new, optimizer, self._importance, self._c), new)
         step = Step(binding, state, self._strength, self._observed.movement)
         binding.hold(step.before, step.after, instead_of=self._binding)
         self._binding, self._state, self._step = binding, state, step

@@ -67,6 +67,7 @@ class Inspection:
         c: strength, or one for each replicate.
         tasks: how many tasks were consolidated.
         steps: optimizer steps since; above zero, the file was saved in the middle of a task.
+        origin: what filled the importance before the first task, in words; empty: nothing.
         writer: the versions that wrote it, as the file says.
         layers: each parameter tensor, in the model's order.
         zeros: how many numbers have an omega of zero.
@@ -93,6 +94,7 @@ class Inspection:
     c: Strength
     tasks: int
     steps: int
+    origin: str
     writer: str
     layers: tuple[LayerImportance, ...]
     zeros: int
@@ -167,6 +169,7 @@ def inspected(file: ImportanceFile, writer: str, top: int) -> Inspection:
         best += [(-value, order, name, place) for value, place in zip(*map(Tensor.tolist, found), strict=True)]
     return Inspection(
         estimator=file.estimator,
+        origin=file.origin,
         settings=dict(file.settings),
         c=file.c,
         tasks=file.tasks,
@@ -261,6 +264,7 @@ def header_lines(found: Inspection) -> list[str]:
     lines = [
         f"{', '.join([printable(found.estimator), *settings])}; {strengths}",
         f"{_counted(found.tasks, 'task')} consolidated{middle}; written by {printable(found.writer)}",
+        *([f"begun from {printable(found.origin)}"] if found.origin else []),
         f"{_counted(found.numbers, 'number')} in {_counted(len(found.layers), 'parameter')}, {important:.1%} of them "
         f"with omega > 0; sum of omega {found.total:.3g}",
     ]

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from synaptic_intelligence.arguments import checked_number
-from synaptic_intelligence.checkpoint import ImportanceFile, printable, read_importance, write_importance
+from synaptic_intelligence.checkpoint import (
+    LARGEST_COUNT,
+    ImportanceFile,
+    printable,
+    read_importance,
+    write_importance,
+)
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.strength import Strength, checked_strength, folded, pulls
 
@@ -101,7 +107,7 @@ def merged(
     strength = checked_number(merged_c, "merged_c", zero_is_fine=False)
     strengths = _strengths(files, c)
     names = _common_names(files, missing)
-    _refuse_unlike(files)
+    _refuse_unlike(files, of_any_origin=c is not None)
     _refuse_unfit(files, strengths)
     for what, file in files.items():
         if not file.tasks or (c is None and not pulls(file.c)):
@@ -119,7 +125,10 @@ def merged(
         raise SynapseError("the merged omega rounds to zero everywhere: choose a smaller merged_c, or larger c")
     first = next(iter(files.values()))
     tasks = sum(file.tasks for file in files.values())
-    return ImportanceFile(first.estimator, dict(first.settings), strength, tasks, 0, omega, anchor, {})
+    if tasks > LARGEST_COUNT:
+        raise SynapseError(f"the files say that {tasks} tasks were consolidated in them, which cannot be")
+    origin = "; ".join(dict.fromkeys(file.origin for file in files.values() if file.origin))
+    return ImportanceFile(first.estimator, dict(first.settings), strength, tasks, 0, omega, anchor, {}, origin=origin)
 
 
 def _strengths(files: Mapping[str, ImportanceFile], c: Sequence[float | Tensor] | None) -> dict[str, Strength]:
@@ -148,7 +157,7 @@ def _common_names(files: Mapping[str, ImportanceFile], missing: Missing) -> list
     return names
 
 
-def _refuse_unlike(files: Mapping[str, ImportanceFile]) -> None:
+def _refuse_unlike(files: Mapping[str, ImportanceFile], *, of_any_origin: bool) -> None:
     begun, first = next(iter(files.items()))
     for what, file in files.items():
         if file.steps:
@@ -160,6 +169,12 @@ def _refuse_unlike(files: Mapping[str, ImportanceFile]) -> None:
                 f"{what} is of {printable(file.estimator)} with {file.settings}, and {begun} of "
                 f"{printable(first.estimator)} with {first.settings}: only importances of one estimator, with the same "
                 "settings, can be added"
+            )
+        if file.origin != first.origin and not of_any_origin:
+            origins = [printable(each.origin or "a first task") for each in (file, first)]
+            raise SynapseError(
+                f"{what} began from {origins[0]}, and {begun} from {origins[1]}, so that their importances are on "
+                "different scales: weigh them with c=, one strength for each file"
             )
 
 

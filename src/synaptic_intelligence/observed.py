@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from numbers import Real
 from typing import Any, final
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from synaptic_intelligence.classes import Classes
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance import Importance
 from synaptic_intelligence.movement import Movement
+from synaptic_intelligence.sharding import mean_over_processes
 from synaptic_intelligence.triggers import Trigger
+
+_MEMBERS = ("fires", "begin", "state_dict", "load_state_dict")
 
 
 @final
@@ -31,7 +33,7 @@ class Observed:
 
     Example:
         >>> observed = Observed()
-        >>> observed.fired(torch.tensor([0.5]), None, torch.device("cpu"))
+        >>> observed.fired(torch.tensor([0.5]), None, torch.device("cpu"), steps=1)
         False
         >>> observed.loss
         tensor(0.5000, dtype=torch.float64)
@@ -41,14 +43,16 @@ class Observed:
         self.loss: Tensor | None = None
         self.trigger: Trigger | None = None
         self.classes, self.movement = Classes(), Movement()
+        self._told = -1  # how many steps were taken when the last loss was told
 
-    def fired(self, loss: float | Tensor, targets: Tensor | None, device: torch.device) -> bool:
+    def fired(self, loss: float | Tensor, targets: Tensor | None, device: torch.device, steps: int) -> bool:
         """Note the loss of a step, and return whether the trigger ends a task with it.
 
         Args:
             loss: a number, or a tensor with one element.
             targets: the labels of the batch; None: not known.
             device: where the loss is kept.
+            steps: how many were taken in this task; the trigger hears of each once, however often losses are told.
 
         Raises:
             ValueError: it has more than one element, or none.
@@ -58,16 +62,22 @@ class Observed:
         if targets is not None:
             self.classes.observe(targets)
         self.loss = told
-        if self.trigger is None:
+        stepped, self._told = steps > 0 and steps != self._told, steps
+        if self.trigger is None or not stepped:
             return False
-        return self.trigger.fires(_mean_over_processes(self.loss) if self.trigger.needs_loss else None)
+        return self.trigger.fires(mean_over_processes(told) if self.trigger.needs_loss else None)
 
     def take_trigger(self, trigger: Trigger | None, importance: Importance) -> None:
         """Set the trigger.
 
         Raises:
-            TypeError: importance is estimated from data, which no trigger has.
+            TypeError: it is no trigger, or importance is estimated from data, which no trigger has.
         """
+        lacking = [m for m in _MEMBERS if trigger is not None and not callable(getattr(trigger, m, None))]
+        if lacking:
+            raise TypeError(
+                f"trigger must be such as si.triggers.Every(1000), or None: {trigger!r} has no {lacking[0]}()"
+            )
         if trigger is not None and importance.needs_data:
             raise TypeError(f"a trigger has no data to give, and {importance.name} needs some: consolidate(data)")
         self.trigger = trigger
@@ -84,8 +94,15 @@ class Observed:
 
     def end_task(self) -> None:
         """Begin the next task."""
+        self._told = -1
         self.classes.end_task()
         self.movement.end_task()
+        if self.trigger is not None:
+            self.trigger.begin()
+
+    def take_from(self, other: Observed) -> None:
+        """Take over what synapses have seen that end here, but what moved, which their own steps go on with."""
+        self.loss, self.trigger, self.classes = other.loss, other.trigger, other.classes
 
     def state(self) -> dict[str, Any]:
         """Return the trigger's state as an entry of a state_dict; nothing where there is no trigger."""
@@ -98,6 +115,7 @@ class Observed:
         Raises:
             SynapseError: it is no state of this trigger; nothing was changed.
         """
+        self._told = -1
         rest = {key: value for key, value in state.items() if key != "trigger"}
         entry = state.get("trigger")
         if self.trigger is None or entry is None:
@@ -109,7 +127,7 @@ class Observed:
             return
         if not isinstance(entry, Mapping):
             raise SynapseError(f"the state has trigger={entry!r}, which cannot be")
-        before = {key: tensor.clone() for key, tensor in self.trigger.state_dict().items()}
+        before = deepcopy(self.trigger.state_dict())
         self.trigger.load_state_dict(entry)
         try:
             yield rest
@@ -127,12 +145,3 @@ def _one_number(loss: float | Tensor, device: torch.device) -> Tensor:
         raise TypeError(f"loss must be a number, or a tensor with one element, not {type(loss).__name__}")
     wide = torch.float64 if device.type == "cpu" else torch.float32
     return torch.as_tensor(loss, dtype=wide, device=device).clone()
-
-
-def _mean_over_processes(loss: Tensor) -> float:
-    """Return the loss averaged over all processes, so that all of them decide alike."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return float(loss)
-    total = loss.clone()
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()

@@ -147,6 +147,21 @@ def processes_of(tensors: Iterable[Tensor]) -> Any:
     )
 
 
+def mean_over_processes(number: Tensor) -> float:
+    """Return a number averaged over all processes, so that all of them decide alike; every one must call this.
+
+    Example:
+        >>> import torch
+        >>> mean_over_processes(torch.tensor(0.5))
+        0.5
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return float(number)
+    total = number.clone()
+    dist.all_reduce(total)
+    return float(total) / dist.get_world_size()
+
+
 def together(group: Any, action: Callable[[], T]) -> T:
     """Return what an action returns; where it raises in one process of a group, raise that in all of them.
 

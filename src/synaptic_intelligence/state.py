@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter, is_
 from typing import Any, final
@@ -9,6 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from synaptic_intelligence.arguments import checked_number
 from synaptic_intelligence.checkpoint import ImportanceFile, printable
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.functional import surrogate_loss
@@ -34,9 +36,10 @@ class State:
         untouched: no step was taken yet, so the anchor still follows the weights.
         sharded: whether any parameter is; all tensors above are then sharded as their parameters are.
         coarse: whether omega is bfloat16, in half the memory.
+        origin: what filled the importance of weights that were trained without synapses, in words; empty: nothing.
         pauses: how many contexts ask that steps pass unseen.
         way_back: what the surrogate loss (at c = 1) of going back over the last task would be, by the omega that it
-            added; in units of the loss. None before a task, and after a load.
+            added; in units of the loss. None before a task.
 
     Example:
         >>> state = State({"w": torch.ones(1, dtype=torch.bfloat16)}, integrates_path=True)
@@ -53,7 +56,8 @@ class State:
         self.important: set[str] = set()
         self.coarse = coarse
         self.tasks = 0
-        self.way_back: Tensor | None = None
+        self.way_back: float | None = None
+        self.origin = ""
         self.when_replaced: Callable[[], None] | None = None  # told when tensors give way to new ones
         self.untouched = True
         self.sharded = any(map(is_sharded, parameters.values()))
@@ -250,6 +254,20 @@ class State:
                 "to the path: look for an overflow in the loss"
             )
 
+    def checked_decay(self, decay: float) -> float:
+        """Return a decay of omega, if it is one and omega has the digits to take it.
+
+        Raises:
+            TypeError, ValueError: it is no number above 0 and at most 1, or between 1 - 1/128 and 1 where omega is
+                bfloat16, which would round to what it was.
+        """
+        decay = checked_number(decay, "decay", zero_is_fine=False, most=1)
+        if self.coarse and 1 - 2**-7 < decay < 1:
+            raise ValueError(
+                f"decay must be 1, or at most {1 - 2**-7:g}, where omega is bfloat16: not {decay:g}, which rounds away"
+            )
+        return decay
+
     def refuse_nonfinite_parameters(self) -> None:
         """Raise a SynapseError that names the parameters that are not finite, if any."""
         refuse_nonfinite(self.parameters, "parameter")
@@ -270,33 +288,57 @@ class State:
         """
         omega = self.omega_or_zeros()
         if decay != 1:
-            omega = {name: tensor * decay for name, tensor in omega.items()}
+            omega = {name: tensor.to(self.anchor[name].dtype) * decay for name, tensor in omega.items()}
         found = dict(estimator.new_omega(TaskEnd(self.parameters, self.anchor, self.path, omega, data)))
         if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in self.anchor.items()}:
             raise SynapseError(f"{estimator.name} did not give an omega of the right shape for every parameter")
         if weight != 1:
             found = {name: tensor * weight for name, tensor in found.items()}
         refuse_nonfinite(found, "new omega of")
+        negative = [name for name, tensor in found.items() if anywhere(tensor < 0)]
+        if negative:
+            raise SynapseError(f"{estimator.name} gave an omega below zero for {negative}; nothing was changed")
         return found
+
+    def bootstrapped(self, estimator: Importance, data: Batches | None, weight: float) -> Named:
+        """Return omega for weights that were trained without synapses, as :meth:`estimated`, and note its origin.
+
+        Raises:
+            SynapseError: it would hold nothing that is trained.
+        """
+        omega = self.estimated(estimator, data, weight=weight)
+        trained = [name for name, parameter in self.parameters.items() if parameter.requires_grad]
+        free = [name for name in trained if not anywhere(omega[name] > 0)]
+        if free == trained:
+            raise SynapseError(
+                f"{estimator.name} found nothing important in what is trained, so that nothing would be held: give it "
+                "the model that the old data went through, with its own head, and data that moves its outputs"
+            )
+        if free:
+            warn(f"{estimator.name} found nothing important in {free}: nothing holds them")
+        settings = [f"{name} = {value}" for name, value in estimator.settings().items()]
+        self.origin = ", ".join([estimator.name, *settings, f"weight = {weight:g}"])
+        return omega
 
     @torch.no_grad()
     def end_task(self, omega: Named, *, decay: float = 1.0) -> Named:
         """Set omega, in which the old is decayed already, and anchor; start a new path; return the one that ended."""
-        self.way_back = self._way_back(omega, decay)
-        ended, self.path = self.path, {name: torch.zeros_like(path) for name, path in self.path.items()}
+        # First what may fail for want of memory.
+        way_back, begun = self._way_back(omega, decay), {name: torch.zeros_like(p) for name, p in self.path.items()}
+        ended, self.path, self.way_back = self.path, begun, way_back
         for name, parameter in self.parameters.items():
             self.anchor[name].copy_(parameter)
         self._begin_task(omega, tasks=self.tasks + 1, steps=0)
         self.accept_weights()
         return ended
 
-    def _way_back(self, omega: Named, decay: float) -> Tensor:
+    def _way_back(self, omega: Named, decay: float) -> float:
         terms = []
         for name, parameter in self.parameters.items():
             added = omega[name] - decay * self.omega[name] if self.omega else omega[name]
             term = whole(surrogate_loss(parameter.detach(), self.anchor[name], added, 1.0))
             terms.append(term.to(local(self.anchor[name]).device))
-        return torch.stack([term.to(terms[0]) for term in terms]).sum()
+        return math.fsum(torch.stack([term.to(terms[0]) for term in terms]).tolist())
 
     def snapshot(self, estimator: Importance, c: Strength) -> ImportanceFile:
         """Return everything that training goes on from, tensors by reference."""
@@ -311,6 +353,8 @@ class State:
             omega=self.omega_or_zeros(),
             anchor=self.anchor,
             path=self.path,
+            origin=self.origin,
+            way_back=self.way_back,
         )
 
     @torch.no_grad()
@@ -346,7 +390,7 @@ class State:
 
     def take_over(self, file: ImportanceFile, copies: dict[str, Named]) -> None:
         """Replace everything by what :meth:`checked_copies` gave; it cannot fail."""
-        self.anchor, self.way_back = copies["anchor"], None
+        self.anchor, self.way_back, self.origin = copies["anchor"], file.way_back, file.origin
         if self.path:
             self.path = copies["path"] or {name: torch.zeros_like(a) for name, a in self.anchor.items()}
         self._begin_task(copies["omega"] if file.tasks else {}, tasks=file.tasks, steps=file.steps)

@@ -26,6 +26,7 @@ from synaptic_intelligence.movement import Movement
 from synaptic_intelligence.native import Plan, Row
 from synaptic_intelligence.passes import pass_after, pass_before
 from synaptic_intelligence.sharding import local_rows, placed_like
+from synaptic_intelligence.stability import Watch
 from synaptic_intelligence.state import State
 from synaptic_intelligence.strength import Strength, negative, pulls
 
@@ -80,7 +81,7 @@ class Step:
         binding: which parameters, in which optimizer.
         state: their synapses.
         strength: gives the ``c`` of a parameter group, which holds the parameters of these names.
-        movement: looks at few of the steps.
+        movement: looks at few of the steps, and knows what was warned of.
 
     Example: see :class:`~synaptic_intelligence.Consolidator`, which hooks ``before`` and ``after`` into an optimizer.
     """
@@ -93,6 +94,7 @@ class Step:
         movement: Movement,
     ) -> None:
         self._binding, self._state, self._strength, self._movement = binding, state, strength, movement
+        self._watch = Watch(binding, strength)
         self._integrates = bool(state.path)
         self._inside = binding.optimizer if isinstance(binding.optimizer, OnePass) else None
         if self._inside is not None and not self._inside.may_keep(state):
@@ -260,12 +262,18 @@ class Step:
         self._awaits_closure = False
         if not any(group.names for group in groups):
             return  # nothing has a gradient, so nothing moves: this is no step
+        due = self._counts and self._movement.due
+        if due:
+            self._warn_of_divergence()
         _unscale(optimizer)
         state = self._state
+        if due:
+            self._movement.before(
+                (parameter, gradient, optimizer.param_groups[group.index].get("lr"))
+                for group in groups
+                for parameter, gradient in zip(group.parameters, group.gradients, strict=True)
+            )
         groups = [group for group in groups if group.names and (self._pulls(group) or self._integrates)]
-        if self._counts:
-            pairs = (pair for group in groups for pair in zip(group.parameters, group.gradients, strict=True))
-            self._movement.before(state.steps_taken, pairs)
         if self._inside is not None and self._inside.prepare(groups):
             self._under_way, self._in_one_pass = groups, True
             return
@@ -286,6 +294,10 @@ class Step:
             for name, parameter in zip(group.names, group.parameters, strict=True):
                 parameter.grad = self._used[name]
                 group.versions[name] = self._used[name]._version
+
+    def _warn_of_divergence(self) -> None:
+        found = self._watch.look(self._state.omega, self._state.important)  # that set is made anew with each omega
+        self._movement.warned.judge("unstable", str(found) if found is not None and found.diverges else None)
 
     def _look_at(self, index: int, options: dict[str, Any], names: list[str]) -> Group:
         """Read a parameter group, and refuse what cannot be integrated while nothing is changed yet."""

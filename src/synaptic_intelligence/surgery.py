@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim import Optimizer
 
 from synaptic_intelligence.binding import canonical_parameters
 from synaptic_intelligence.checkpoint import (
@@ -20,15 +21,33 @@ from synaptic_intelligence.checkpoint import (
     write_importance,
 )
 from synaptic_intelligence.errors import SynapseError, warn
-from synaptic_intelligence.sharding import anywhere, is_sharded, placed_like, processes_of, together, whole
+from synaptic_intelligence.importance import Importance
+from synaptic_intelligence.importance.of_model import refuse_another_model
+from synaptic_intelligence.sharding import anywhere, local, placed_like, processes_of, together, whole
+from synaptic_intelligence.strength import Strength
 
 Shapes = Mapping[str, torch.Size]
+
+
+class Live(Protocol):
+    """What surgery asks of synapses that are at work.
+
+    Example: see :meth:`Surgery.attached`.
+    """
+
+    parameters: dict[str, Tensor]
+
+    def edited(self) -> bool:
+        """Whether weights were changed by other hands since the last step."""
+
+    def snapshot(self, estimator: Importance, c: Strength) -> ImportanceFile:
+        """Return all that they remember."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Surgery:
-    """What was done to a model between two tasks, by the names of its parameters; the rest is as it was.
+    """What was done to a model between two tasks, by the names of its parameters; the rest has the shapes that it had.
 
     ``"head"`` means ``head``, ``head.weight`` and all else that is below it, ``""`` the whole model. Names are those of
     the bare model, without ``module.`` and ``_orig_mod.``, and, but for ``removed``, the new ones.
@@ -94,14 +113,14 @@ class Surgery:
         given state themselves; nothing is changed in it.
 
         Args:
-            state: from between two tasks.
+            state: from between two tasks, if the estimator integrates the path.
             named: ``model.named_parameters()`` of the changed model, with its weights, without those that will have no
                 synapses. Frozen ones that have none in the state are left out.
 
         Raises:
             TypeError, ValueError: as the synapses raise for such parameters.
-            SynapseError: something changed that is not named, or was named and did not change; a task is under way;
-                the weights are not those that the surgery says; the state is damaged.
+            SynapseError: something changed that is not named, or was named and did not change; there is the path of a
+                task that has not ended; the weights are not those that the surgery says; the state is damaged.
 
         Example: see the class.
         """
@@ -115,7 +134,7 @@ class Surgery:
         Where parameters are sharded, every process must call this, and the first one writes.
 
         Args:
-            old_path: a file from between two tasks; it stays as it is.
+            old_path: a file as :meth:`state` needs the state to be; it stays as it is.
             new_path: where the new one goes.
             named: as for :meth:`state`.
 
@@ -142,7 +161,13 @@ class Surgery:
 
     @torch.no_grad()
     def applied(
-        self, file: ImportanceFile, parameters: Mapping[str, Tensor], old: Mapping[str, Tensor] | None = None
+        self,
+        file: ImportanceFile,
+        parameters: Mapping[str, Tensor],
+        old: Mapping[str, Tensor] | None = None,
+        optimizer: Optimizer | None = None,
+        *,
+        edited: bool = False,
     ) -> ImportanceFile:
         """Return what the synapses of the changed model remember; what is given stays as it is.
 
@@ -150,10 +175,12 @@ class Surgery:
             file: what they remembered before. What is kept are its tensors themselves.
             parameters: those of the changed model that have synapses, by canonical name. Where they are sharded, every
                 process must call this.
-            old: those from before the surgery; None: they were at the anchor.
+            old: those from before the surgery; None: they were at the anchor, if no step was taken since.
+            optimizer: the one that goes on with the parameters, perhaps with what it has kept of the old ones.
+            edited: the old ones were changed by other hands since the last step, or since they were at the anchor.
 
         Raises:
-            SynapseError: as :meth:`state`.
+            SynapseError: as :meth:`state`, or the optimizer has moments of a shape that is no more.
 
         Example:
             >>> old, new = {"w": torch.ones(1)}, {"v": torch.ones(2)}
@@ -165,30 +192,74 @@ class Surgery:
         carried = self._carried(file.anchor)
         shapes = {name: file.anchor[before].shape for name, before in carried.items()}
         _refuse(self._problems(file.anchor, carried, shapes, {name: p.shape for name, p in parameters.items()}))
+        if optimizer is not None:
+            _refuse_old_moments(optimizer, parameters, shapes)
         if not file.untouched:  # else the anchor follows whatever the weights become
-            before = {
-                name: _values_before(parameter, file.anchor[carried[name]], (old or {}).get(carried[name]))
-                for name, parameter in parameters.items()
-                if name in carried and not _is_under(name, self.replaced)
+            kept = {n: p for n, p in parameters.items() if n in carried and not _is_under(n, self.replaced)}
+            anchors = {name: file.anchor[carried[name]] for name in kept}
+            held = {
+                name: _values_before(parameter, anchors[name], (old or {}).get(carried[name]))
+                for name, parameter in kept.items()
             }
-            _refuse(self._problems_of_values(parameters, before))
-            self._warn_of_other_values(parameters, before)
+            # Where nothing holds the old values, the anchor does if they are known to have been there.
+            at_anchor = not file.steps and (old is None or edited)
+            unknown = {name for name, values in held.items() if values is None and not at_anchor}
+            # Every process asks for all of them in the same order, as this gathers what is sharded.
+            other = [n for n, p in kept.items() if _differ(p, anchors[n] if (was := held[n]) is None else was)]
+            resized = [name for name in other if shapes[name] != kept[name].shape]
+            _refuse(self._problems_of_values([name for name in resized if name not in unknown], kept, other))
+            strangers = [name for name in other if name not in unknown and name not in resized]
+            self._warn_of_values([name for name in resized if name in unknown], strangers)
+        if optimizer is not None:
+            self._warn_of_moments(optimizer, {name: p for name, p in parameters.items() if name in carried})
         omega, anchor = {}, {}
         for name, parameter in parameters.items():
             if name not in carried or _is_under(name, self.replaced):
                 omega[name], anchor[name] = _zeros(parameter), _present(parameter, parameter.dtype)
                 continue
-            was, kept = file.omega[carried[name]], file.anchor[carried[name]]
+            was, its_anchor = file.omega[carried[name]], file.anchor[carried[name]]
             follows = file.untouched or _is_under(name, self.moved)
-            omega[name], anchor[name] = was, _present(parameter, kept.dtype) if follows else kept
+            omega[name], anchor[name] = was, _present(parameter, its_anchor.dtype) if follows else its_anchor
             if was.shape != parameter.shape:
                 free = torch.zeros(parameter.shape, dtype=was.dtype, device=parameter.device)
                 omega[name] = _in_corner(was, free, parameter)
                 if not follows:
-                    anchor[name] = _in_corner(kept, _present(parameter, kept.dtype), parameter)
+                    anchor[name] = _in_corner(its_anchor, _present(parameter, its_anchor.dtype), parameter)
         _refuse_nonfinite(anchor)
         path = {name: torch.zeros_like(tensor) for name, tensor in anchor.items()} if file.path else {}
         return replace(file, omega=omega, anchor=anchor, path=path)
+
+    def attached(
+        self,
+        live: Live,
+        parameters: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        importance: Importance,
+        c: Strength,
+    ) -> ImportanceFile:
+        """Return what :meth:`applied` does, for live synapses that go on with their estimator.
+
+        Args:
+            live: their state.
+            parameters: as for :meth:`applied`.
+            optimizer: the one that goes on with the parameters.
+            importance: the estimator that goes on with them.
+            c: strength of the pull, without unit.
+
+        Raises:
+            SynapseError: as :meth:`applied`, or the estimator would look at another model.
+
+        Example:
+            >>> from synaptic_intelligence import PathIntegral
+            >>> from synaptic_intelligence.state import State
+            >>> live, new = State({"w": torch.ones(1)}, integrates_path=True), {"w": torch.ones(2)}
+            >>> optimizer, surgery = torch.optim.SGD(new.values()), Surgery(resized=["w"])
+            >>> surgery.attached(live, new, optimizer, PathIntegral(xi=0.1), 1.0).anchor
+            {'w': tensor([1., 1.])}
+        """
+        refuse_another_model(importance, parameters)
+        file = live.snapshot(importance, c)
+        return self.applied(file, parameters, live.parameters, optimizer, edited=live.edited())
 
     # Names.
 
@@ -267,27 +338,42 @@ class Surgery:
             changes = [f"{name!r} {list(before[name])} -> {list(now[name])}" for name in reshaped]
             yield f"{', '.join(changes)} changed shape (name them in resized, or to start free in replaced)"
 
-    def _problems_of_values(self, parameters: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Iterator[str]:
-        """Say which values are not what they must be after such a surgery."""
-        # Every process asks for the same ones in the same order, as this gathers what is sharded.
-        resized = [name for name, values in before.items() if values.shape != parameters[name].shape]
-        if other := [name for name in resized if _differ(parameters[name], before[name])]:
+    def _problems_of_values(self, resized: list[str], kept: Iterable[str], other: Collection[str]) -> Iterator[str]:
+        """Say which values are not what they must be after such a surgery.
+
+        Args:
+            resized: those that do not hold their old values, though these are known.
+            kept: all that were there before and are not replaced.
+            other: those of them that have other values than before.
+        """
+        if resized:
             yield (
-                f"resized: {other} do not hold the old values where old and new overlap (copy these into the leading "
+                f"resized: {resized} do not hold the old values where old and new overlap (copy these into the leading "
                 "corner, or load the weights first; name them in replaced to start free)"
             )
         for prefix in self.moved:
-            if not any(
-                [_differ(parameters[name], values) for name, values in before.items() if _is_under(name, [prefix])]
-            ):
+            if not any(name in other for name in kept if _is_under(name, [prefix])):
                 yield f"moved {prefix!r}: the values are those of before (move them first, or do not name it)"
 
-    def _warn_of_other_values(self, parameters: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
-        kept = [name for name, values in before.items() if values.shape == parameters[name].shape]
-        if other := [n for n in kept if not _is_under(n, self.moved) and _differ(parameters[n], before[n])]:
+    def _warn_of_values(self, resized: list[str], other: list[str]) -> None:
+        """Warn of what was resized where its old values are not known, and of what has others, though not named."""
+        if resized:
             warn(
-                f"{other} have other values than before the surgery, and are pulled to where they were: load the "
+                f"resized: {resized} are not at their anchor where old and new overlap, and what they held before the "
+                "surgery is not known any more: see that these are their old values, or name them in replaced"
+            )
+        if strangers := [name for name in other if not _is_under(name, self.moved)]:
+            warn(
+                f"{strangers} have other values than before the surgery, and are pulled to where they were: load the "
                 "weights first, or name in moved what the surgery itself has changed"
+            )
+
+    def _warn_of_moments(self, optimizer: Optimizer, known: Mapping[str, Tensor]) -> None:
+        """Warn where an optimizer that goes on has moments of what starts anew."""
+        if left := [n for n, p in known.items() if _is_under(n, self.replaced) and _moments(optimizer, p)]:
+            warn(
+                f"replaced: the optimizer still has the moments of the old {left}: make a new optimizer, or delete "
+                "optimizer.state[parameter] of each"
             )
 
 
@@ -330,7 +416,7 @@ def _checked_names(given: object, kind: str) -> tuple[str, ...]:
 
 
 def _refuse_unready(file: ImportanceFile) -> None:
-    if file.steps:
+    if file.steps and file.path:
         raise SynapseError(
             f"{file.steps} optimizer steps were taken since the last consolidation, and surgery would lose their path: "
             "consolidate() first"
@@ -353,11 +439,33 @@ def _refuse_nonfinite(anchor: Mapping[str, Tensor]) -> None:
         raise SynapseError(f"parameter {bad} is not finite, and would be the anchor: give it weights first")
 
 
-def _values_before(parameter: Tensor, anchor: Tensor, old: Tensor | None) -> Tensor:
-    """Return the values before the surgery: of the old parameter, where it still has them, else of the anchor."""
-    if old is None or old is parameter or old.shape != anchor.shape or is_sharded(old) or is_sharded(parameter):
-        return anchor  # it was changed in place, or its memory went to the shards
-    return old
+def _moments(optimizer: Optimizer, parameter: Tensor) -> list[Tensor]:
+    """Return the tensors that an optimizer keeps of a parameter's past, but for counters."""
+    kept = optimizer.state.get(parameter, {}).values()  # not by index, which would make an entry
+    return [value for value in kept if isinstance(value, Tensor) and value.ndim]
+
+
+def _refuse_old_moments(optimizer: Optimizer, parameters: Mapping[str, Tensor], before: Shapes) -> None:
+    """Raise where the optimizer's next step would fail half-way."""
+    # Moments may rightly have other shapes than the parameter, as Adafactor's, but not the one that it had.
+    if old := [
+        name
+        for name, parameter in parameters.items()
+        if before.get(name, parameter.shape) != parameter.shape
+        and any(moment.shape == before[name] for moment in _moments(optimizer, parameter))
+    ]:
+        raise SynapseError(
+            f"the optimizer has moments of {old} in the shape of before: make a new optimizer, or delete "
+            "optimizer.state[parameter] of each"
+        )
+
+
+def _values_before(parameter: Tensor, anchor: Tensor, old: Tensor | None) -> Tensor | None:
+    """Return the values before the surgery, of the old parameter; None if it does not hold them any more."""
+    if old is None or old is parameter or old.shape != anchor.shape:
+        return None  # it was changed in place
+    freed = local(old).numel() > 0 and local(old).untyped_storage().nbytes() == 0
+    return None if freed else old
 
 
 def _corner(one: Tensor, other: Tensor) -> tuple[slice, ...]:

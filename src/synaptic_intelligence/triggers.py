@@ -26,8 +26,11 @@ class Trigger(Protocol):
     Example:
         >>> from synaptic_intelligence.triggers import Every
         >>> trigger: Trigger = Every(2)
-        >>> [trigger.fires(None) for _ in range(5)]
-        [False, True, False, True, False]
+        >>> trigger.fires(None), trigger.fires(None)
+        (False, True)
+        >>> trigger.begin()
+        >>> trigger.fires(None)
+        False
     """
 
     @property
@@ -39,7 +42,10 @@ class Trigger(Protocol):
         """Whether :meth:`fires` must be given the loss."""
 
     def fires(self, loss: float | None) -> bool:
-        """Return whether to consolidate now; called once after every optimizer step, it begins anew by itself."""
+        """Return whether to consolidate now; called once after every optimizer step, and again until :meth:`begin`."""
+
+    def begin(self) -> None:
+        """Begin anew: a task was consolidated, because the trigger fired or the user said so."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what the trigger goes on from: always the same keys, shapes and dtypes, in new tensors."""
@@ -66,8 +72,8 @@ class Every:
     Example:
         >>> import synaptic_intelligence as si
         >>> trigger = si.triggers.Every(3)
-        >>> [trigger.fires(None) for _ in range(7)]
-        [False, False, True, False, False, True, False]
+        >>> [trigger.fires(None) for _ in range(3)]
+        [False, False, True]
     """
 
     needs_loss: ClassVar[bool] = False
@@ -84,9 +90,13 @@ class Every:
         return {"steps": self.steps, "decay": self.decay}
 
     def fires(self, loss: float | None) -> bool:
-        """Return whether this was the last of so many steps; the loss is not looked at."""
-        self._taken = (self._taken + 1) % self.steps
-        return self._taken == 0
+        """Return whether so many steps were taken; the loss is not looked at."""
+        self._taken = min(self._taken + 1, self.steps)
+        return self._taken == self.steps
+
+    def begin(self) -> None:
+        """Count from nothing."""
+        self._taken = 0
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return ``settings``, float64, and how many steps were ``taken`` since the last consolidation, int64."""
@@ -100,7 +110,7 @@ class Every:
         """
         _refuse_other(state, self.state_dict(), self)
         taken = int(state["taken"])
-        if not 0 <= taken < self.steps:
+        if not 0 <= taken <= self.steps:
             raise SynapseError(f"the state of {self} is damaged: it has taken {taken} steps; go back to an older one")
         self._taken = taken
 
@@ -138,8 +148,12 @@ class Plateau:
         >>> import synaptic_intelligence as si
         >>> trigger = si.triggers.Plateau(window=3, mean_below=0.2, std_below=0.05)
         >>> losses = [0.9, 0.5, 0.1, 0.1, 0.1, 0.1, 0.1, 0.8, 0.4, 0.1, 0.1, 0.1]
-        >>> [step for step, loss in enumerate(losses, 1) if trigger.fires(loss)]
-        [5, 12]
+        >>> for step, loss in enumerate(losses, 1):
+        ...     if trigger.fires(loss):
+        ...         trigger.begin()
+        ...         print(step)
+        5
+        12
     """
 
     needs_loss: ClassVar[bool] = True
@@ -153,7 +167,7 @@ class Plateau:
         self.peak_stds = checked_number(peak_stds, "peak_stds", zero_is_fine=True)
         self.decay = _checked_decay(decay)
         self._losses: deque[float] = deque(maxlen=self.window)
-        self._plateau: tuple[float, float] | None = None  # that which fired, until a peak was seen
+        self._plateau: tuple[float, float] | None = None  # that which was consolidated, until a peak was seen
         self._nonfinite = 0  # losses, at one go
 
     def __repr__(self) -> str:
@@ -195,17 +209,22 @@ class Plateau:
         mean, std = _mean_and_std(self._losses)
         if self._plateau is not None and mean > self._plateau[0] + self.peak_stds * self._plateau[1]:
             self._plateau = None
-        if self._plateau is not None or not (mean < self.mean_below and std < self.std_below):
-            return False
-        self._plateau = mean, std
-        return True
+        return self._plateau is None and self._is_plateau(mean, std)
+
+    def begin(self) -> None:
+        """Wait for a peak, if the window is a plateau now; else for the next plateau, as before."""
+        if len(self._losses) == self.window and self._is_plateau(*(found := _mean_and_std(self._losses))):
+            self._plateau = found
+
+    def _is_plateau(self, mean: float, std: float) -> bool:
+        return mean < self.mean_below and std < self.std_below
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the window and what was seen before it.
 
         Returns:
             ``settings``; ``losses``, float64 ``[window]``, oldest first, of which the first ``filled`` count and the
-            rest is zero; ``plateau``, float64 ``[2]``, mean and standard deviation of the last plateau that fired where
+            rest is zero; ``plateau``, float64 ``[2]``, mean and standard deviation of the last one consolidated where
             ``awaits_peak`` is 1, else zero; ``nonfinite``, how many losses in a row were not finite just now. What is
             not float64 is int64, without dimensions.
         """

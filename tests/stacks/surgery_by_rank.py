@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +75,25 @@ def through_surgery(rank: int, wrap: Wrap, way: Way, folder: Path, surgery: si.S
     learn(model, optimizer, 1)
     synapses.consolidate()
     learn(model, optimizer, 2)
+    return whole_outcome(bare, synapses)
+
+
+def paused_then_surgery(rank: int, wrap: Wrap) -> Outcome:
+    """Weights that have left their anchor are no error and no warning, and are pulled to where it was."""
+    bare: Any = small_model(torch.float64)
+    model = wrapped(bare, wrap)
+    optimizer, synapses = optimizer_and_synapses(model, "hooks")
+    learn(model, optimizer, 0)
+    synapses.consolidate()
+    with synapses.paused():
+        learn(model, optimizer, 1)
+    bare = Changed({name: full(p.detach()) for name, p in bare.named_parameters()})
+    model = wrapped(bare, wrap)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", si.SynapseWarning)
+        synapses.attach(optimizer, model.named_parameters(), surgery=SURGERY)
+    learn(model, optimizer, 1)
     return whole_outcome(bare, synapses)
 
 

@@ -68,11 +68,8 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     # By way of memory: torch.save hides the cause where the disk is full.
     file = io.BytesIO()
     torch.save({**content, "record": asdict(checkpoint.record)}, file)
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(file.getbuffer())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(file.getbuffer())
 
 
 def load_checked(path: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Fisher:
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> fisher = si.Fisher(model, F.cross_entropy, kind="exact")
-        >>> synapses = si.Consolidator(model.named_parameters(), optimizer, fisher, c=50.0)
+        >>> synapses = si.Consolidator(model.named_parameters(), optimizer, fisher, c=1.0)
         >>> data = [(torch.randn(8, 4), torch.randint(3, (8,)))]  # or a DataLoader
         >>> _ = synapses.consolidate(data)
         >>> synapses.omega["weight"].shape

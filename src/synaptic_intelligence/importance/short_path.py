@@ -48,7 +48,7 @@ class ShortPath:
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> short_path = si.ShortPath(model, F.cross_entropy, lr=0.01, xi=1e-3)
-        >>> synapses = si.Consolidator(model.named_parameters(), optimizer, short_path, c=1.0)
+        >>> synapses = si.Consolidator(model.named_parameters(), optimizer, short_path, c=0.1)
         >>> _ = synapses.consolidate([(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(5)])
         >>> synapses.omega["weight"].shape
         torch.Size([3, 4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance import PathIntegral
 from synaptic_intelligence.optim.group_path_integral import GroupPathIntegral
 from synaptic_intelligence.optim.kind import Kind
-from synaptic_intelligence.optim.saving import PROGRESS, checked, offered
+from synaptic_intelligence.optim.saving import NOTED, PROGRESS, checked, offered
 from synaptic_intelligence.optim.walk import Walk
 from synaptic_intelligence.state import State
 from synaptic_intelligence.step import Group, OnePass
@@ -104,13 +105,15 @@ class Inside(OnePass, Optimizer):
             raise SynapseError(
                 f"synapses estimate by {old.estimator}; an optimizer with synapses inside integrates the path"
             )
+        if synapses._state.pauses:
+            raise SynapseError("these synapses are paused: let the context of paused() end before they are taken over")
         synapses.detach()
         try:
             self.synapses = make()
             if surgery is not None:
                 old = surgery.applied(old, self._kept.parameters, synapses._state.parameters)
             self._kept.take_over(old, self._kept.checked_copies(old, "synapses"))
-            self.synapses.trigger = synapses.trigger
+            self.synapses._observed.take_from(synapses._observed)
             options: list[tuple[str, object, object]] = [("c", old.c, strength), ("xi", old.settings["xi"], damping)]
             was, now = (torch.bfloat16 if state.coarse else None for state in (synapses._state, self._kept))
             options.append(("omega_dtype", was, now))
@@ -242,23 +245,25 @@ class Inside(OnePass, Optimizer):
         """
         self.synapses._step.abandon()
         found = []
-        entry = {key: group[key] for group in state_dict["param_groups"][:1] for key in ("trigger",) if key in group}
+        loading = ExitStack()  # puts the trigger back if loading fails
 
         # The last hook, as others may change what is loaded; torch then casts all tensors to the parameters' dtype.
         def look(_: Optimizer, given: dict[str, Any]) -> None:
             found.append(checked(self, self.kind, self._kept, self.synapses, given))
+            entry = {"trigger": given["param_groups"][0].get("trigger")}
+            loading.enter_context(self.synapses._observed.loading(entry))
 
         handle = self.register_load_state_dict_pre_hook(look)
         before = [(group["c"], group["xi"]) for group in self.param_groups]
         try:
-            with self.synapses._observed.loading(entry):
+            with loading:
                 super().load_state_dict(state_dict)
         finally:
             handle.remove()
         for group, (c, xi) in zip(self.param_groups, before, strict=True):
             group.setdefault("c", c)
             group.setdefault("xi", xi)
-            for name in (*PROGRESS, "trigger"):
+            for name in (*PROGRESS, *NOTED, "trigger"):
                 group.pop(name, None)
         for state in self.state.values():
             self.kind.settle(state)

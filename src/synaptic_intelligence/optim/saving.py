@@ -20,6 +20,9 @@ from synaptic_intelligence.state import Named, State
 PROGRESS = ("tasks", "steps", "untouched")
 """Options of each group in a state_dict, and there alone."""
 
+NOTED = ("origin", "way_back")
+"""As ``PROGRESS``, and missing in states from before there were any."""
+
 _KINDS = ("path", "anchor", "omega")
 
 
@@ -36,7 +39,8 @@ def offered(
         packed: what torch has made of the state.
     """
     kept.warn_of_nonfinite()
-    groups = [{**group, **{name: getattr(kept, name) for name in PROGRESS}} for group in packed["param_groups"]]
+    noted = {name: getattr(kept, name) for name in (*PROGRESS, *NOTED)}
+    groups = [{**group, **noted} for group in packed["param_groups"]]
     states = dict(packed["state"])
     # Zeros, where there is no omega yet; and an anchor that still follows the weights must not write over what is read
     # into a state that was given.
@@ -86,8 +90,9 @@ def checked(
     for i, (group, own) in enumerate(zip(saved, groups, strict=True)):
         _check_strength(i, group, own)
     kinds = {each: {name: state[each] for name, state in states.items() if each in state} for each in _KINDS}
+    noted = {key: saved[0][key] for key in NOTED if key in saved[0]}
     known = {"schema": SCHEMA, "estimator": PathIntegral.name, "settings": {}, "c": 0.0}
-    file = from_state_dict({**known, **progress, **kinds})
+    file = from_state_dict({**known, **progress, **noted, **kinds})
     copies = kept.checked_copies(file, "the state")
     if frozen:
         warn(f"the state has nothing of {frozen}, which are frozen: their synapses stay as they are")
