@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.experiments import EXPERIMENTS
+from synaptic_intelligence.report.statistics import Estimate, mean_and_interval
 from synaptic_intelligence.report.style import FAINT, STYLE, footer_height, inscribe
 
 CLOSE = 0.01
@@ -37,7 +38,7 @@ def choosing_table(file: Path) -> str:
     streams = _streams(found["rows"])
     for rows in streams:
         suggested, best, difference = shares(rows)
-        close += difference >= -CLOSE
+        close += difference.mean >= -CLOSE
         strengths = [row["suggested"] for row in rows]
         cells = [
             _name(rows),
@@ -47,12 +48,13 @@ def choosing_table(file: Path) -> str:
             f"{suggested:.3f}",
             f"{best[0]:g}",
             f"{best[1]:.3f}",
-            f"{difference:+.3f}",
+            signed(difference),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "Average accuracy on test images after the last task, the mean where there are several seeds. The suggestion is "
+        "Average accuracy on test images after the last task, means over the seeds; the difference is that of each "
+        "seed, with its 95 % interval (Student's t) where there are several. In the mean the suggestion is "
         f"within {CLOSE:g} of the best of the grid on {close} of {len(streams)} streams. The grid is {_grid(found)}, "
         "for all of them; its best is picked by the test images, which favours it.",
         "",
@@ -67,12 +69,21 @@ def accuracy(row: Row, c: float) -> float:
     return fmean(next(run["accuracy"] for run in row["runs"] if run["c"] == c))
 
 
-def shares(rows: list[Row]) -> tuple[float, tuple[float, float], float]:
-    """Return the mean accuracy with the suggestion, the best of the grid with its own, and the first minus the last."""
+def shares(rows: list[Row]) -> tuple[float, tuple[float, float], Estimate]:
+    """Return the mean accuracy with the suggestion, the best of the grid with its own, and the difference, by seed."""
     suggested = fmean(accuracy(row, row["suggested"]) for row in rows)
     strengths = [run["c"] for run in rows[0]["runs"] if run["c"] not in (0.0, rows[0]["suggested"])]
     best = max(((c, fmean(accuracy(row, c) for row in rows)) for c in strengths), key=lambda each: each[1])
-    return suggested, best, suggested - best[1]
+    return (
+        suggested,
+        best,
+        mean_and_interval([accuracy(row, row["suggested"]) - accuracy(row, best[0]) for row in rows]),
+    )
+
+
+def signed(difference: Estimate) -> str:
+    """Return a difference with its sign, and its interval where there is one."""
+    return f"{difference.mean:+.3f}" + ("" if difference.half_width is None else f" ± {difference.half_width:.3f}")
 
 
 def draw_choosing(found: dict[str, Any]) -> Figure:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from oracle import same, small_model, task_batches
+from test_movement import Ops
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
+from synaptic_intelligence.diagnosis import _pull_share
 
 
 class Bench:
@@ -46,13 +48,15 @@ class Bench:
         return [finding.what for finding in self.synapses.diagnose(self.loss).findings]
 
 
-def norm(tensors: Iterator[Tensor]) -> float:
-    return math.sqrt(sum(float((t.double() ** 2).sum()) for t in tensors))
-
-
-def pull_by_hand(bench: Bench, c: float) -> float:
-    synapses, named = bench.synapses, bench.model.named_parameters()
-    return norm(2 * c * synapses.omega[name] * (p.detach() - synapses.anchor[name]) for name, p in named)
+def shares_by_hand(bench: Bench, c: float) -> dict[str, float]:
+    """Return the pull's share of the gradient of each parameter."""
+    shares = {}
+    for name, p in bench.model.named_parameters():
+        assert p.grad is not None
+        pull = 2 * c * bench.synapses.omega[name] * (p.detach() - bench.synapses.anchor[name])
+        size, task = math.sqrt(float((pull**2).sum())), math.sqrt(float((p.grad**2).sum()))
+        shares[name] = size / (size + task)
+    return shares
 
 
 # What is well.
@@ -105,6 +109,7 @@ def test_the_report_is_short_and_says_everything() -> None:
         stability=1.25,
         stiffest="layer.weight",
         pull_share=0.2345,
+        most_pulled="layer.bias",
         still_share=0.0,
         covered_share=0.75,
         uncovered=("head.weight",),
@@ -115,7 +120,7 @@ def test_the_report_is_short_and_says_everything() -> None:
         "tasks       2 consolidated, 40 steps since",
         "penalty     0.0123, the loss 0.31",
         "stability   1.2 of the bound, in 'layer.weight'; SGD diverges from 1 up",
-        "pull        0.23 of task gradient and pull, by their norms",
+        "pull        0.23 of task gradient and pull, by their norms, in 'layer.bias'",
         "movement    0.0% of sampled numbers that had a gradient stayed where they were",
         "covered     75.0% of the numbers that are trained",
         "not finite  0 steps",
@@ -181,11 +186,11 @@ def test_the_strength_and_the_rate_that_are_told_are_where_training_turns_from_s
         omega = torch.tensor([0.1, 7.0, 2.0], dtype=torch.float64)
         synapses.load_state_dict({**state, "tasks": 1, "untouched": False, "omega": {"w": omega}})
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", si.SynapseWarning)
+            warnings.simplefilter("ignore", si.SynapseWarning)  # steps may warn of it too
             p.fill_(1.0)
-        for _ in range(400):
-            p.grad = torch.zeros_like(p)
-            optimizer.step()
+            for _ in range(400):
+                p.grad = torch.zeros_like(p)
+                optimizer.step()
         return float(p.detach().abs().max()), synapses.diagnose()
 
     for inside in (False, True):
@@ -222,11 +227,13 @@ def test_a_strength_for_each_replicate_is_told_by_what_to_multiply_it() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
-def test_the_share_of_the_pull_is_that_of_the_norms(kind: type[torch.optim.Optimizer]) -> None:
+def test_the_share_of_the_pull_is_that_of_the_norms_where_it_is_the_largest(kind: type[torch.optim.Optimizer]) -> None:
     bench = Bench(kind).in_second_task()
-    pull = pull_by_hand(bench, 0.5)
-    task = norm(p.grad for p in bench.model.parameters() if p.grad is not None)
-    assert bench.synapses.diagnose().pull_share == pytest.approx(pull / (pull + task), rel=1e-12)
+    shares = shares_by_hand(bench, 0.5)
+    told = bench.synapses.diagnose()
+    assert told.most_pulled == max(shares, key=shares.__getitem__)
+    assert told.pull_share == pytest.approx(max(shares.values()), rel=1e-12)
+    assert len(shares) == 6
 
 
 @pytest.mark.parametrize("set_to_none", [False, True])
@@ -255,11 +262,54 @@ def test_a_pull_that_leaves_the_task_no_say_and_one_that_holds_nothing_are_found
 
 def test_a_gradient_that_is_not_finite_gives_no_share() -> None:
     bench = Bench().in_second_task()
-    next(bench.model.parameters()).grad = torch.full((8, 6), math.inf, dtype=torch.float64)
+    bench.model.get_parameter("3.weight").grad = torch.full((3, 8), math.inf, dtype=torch.float64)
     told = bench.synapses.diagnose()
     assert told.pull_share is not None
     assert math.isnan(told.pull_share)
-    assert "a gradient is not finite" in str(told)
+    assert "the gradient or the pull in '3.weight' is not finite" in str(told)
+
+
+def test_a_layer_that_cannot_learn_is_found_beside_one_with_a_large_gradient() -> None:
+    small, large = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    named = [("small", small), ("large", large)]
+    optimizer = torch.optim.Adam([small, large], lr=0.01)
+    synapses = si.SynapticIntelligence(named, optimizer, c=1.0, xi=0.1)
+    for task in range(2):
+        for _ in range(3):
+            optimizer.zero_grad()
+            (small.sum() * 1e-3 + large.square().sum() * 1e3).backward()
+            optimizer.step()
+        if task == 0:
+            synapses.consolidate()
+            synapses._state.omega["small"].fill_(100.0)
+    told = synapses.diagnose(1e6)
+    pull = 2 * 100.0 * float((small.detach() - synapses.anchor["small"]).abs()[0])
+    assert told.pull_share == pytest.approx(pull / (pull + 1e-3))
+    (finding,) = told.findings
+    assert finding.what == "pull-dominates"
+    assert "of the gradient of 'small'" in finding.message
+
+
+def test_a_pull_where_the_task_has_no_gradient_drowns_nothing() -> None:
+    bench = Bench().in_second_task()
+    shares = shares_by_hand(bench, 0.5)
+    first = max(shares, key=shares.__getitem__)
+    del shares[first]
+    for none in (None, torch.zeros_like(bench.model.get_parameter(first))):
+        bench.model.get_parameter(first).grad = none
+        told = bench.synapses.diagnose()
+        assert told.most_pulled == max(shares, key=shares.__getitem__)
+        assert told.pull_share == pytest.approx(max(shares.values()), rel=1e-12)
+
+
+def test_all_shares_are_read_from_the_device_at_once() -> None:
+    synapses = Bench().in_second_task().synapses
+    with Ops() as ops:
+        share, _ = _pull_share(synapses._binding, synapses._state, synapses._strength)
+    assert share is not None
+    # float() of a tensor would be an operation, and tolist() is none.
+    assert sum("stack" in op for op in ops.seen) == 1
+    assert sum("_local_scalar_dense" in op for op in ops.seen) == 0
 
 
 # Movement.
@@ -284,18 +334,69 @@ def test_bfloat16_weights_that_stay_where_they_are_are_found_and_warned_of(insid
         model(torch.randn(8, 20, dtype=torch.bfloat16)).square().sum().backward()
         optimizer.step()
 
-    step()
+    for _ in range(20):
+        step()
     told = synapses.diagnose()
     assert told.still_share is not None
     assert told.still_share > 0.9
-    assert told.findings == ()  # one step may be the first of a warm-up
-    for _ in range(64):
+    assert told.findings == ()  # one sample is too little
+    for _ in range(100):
         step()
     (finding,) = synapses.diagnose().findings
     assert finding.what == "still"
     with pytest.warns(si.SynapseWarning, match="left by a step exactly where they were"):
         synapses.consolidate()
     assert synapses.diagnose().findings == ()  # of the new task nothing is known
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the penalty is exactly zero")
+        for _ in range(130):
+            step()
+        synapses.consolidate()  # it was warned of, and lasts
+
+
+def test_float32_that_stays_where_it_is_may_have_converged_and_is_not_warned_of() -> None:
+    p = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.Adam([p], lr=1e-9)
+    synapses = si.SynapticIntelligence([("w", p)], optimizer, c=1.0, xi=0.1)
+    for _ in range(130):
+        p.grad = torch.ones(4)
+        optimizer.step()
+    told = synapses.diagnose()
+    assert told.still_share == 1.0
+    (finding,) = told.findings
+    assert finding.what == "still"
+    assert "training may have converged" in finding.message
+    synapses.consolidate()
+
+
+def test_groups_at_rate_zero_are_not_held_still_by_their_digits() -> None:
+    low, high = (nn.Parameter(torch.ones(400, 4)) for _ in range(2))
+    groups: list[dict[str, Any]] = [{"params": [low], "lr": 0.0}, {"params": [high]}]
+    optimizer = torch.optim.Adam(groups, lr=0.01)
+    synapses = si.SynapticIntelligence([("low", low), ("high", high)], optimizer, c=1.0, xi=0.1)
+    for _ in range(130):
+        low.grad, high.grad = torch.ones(400, 4), torch.ones(400, 4)
+        optimizer.step()
+    told = synapses.diagnose()
+    assert told.still_share == 0.0
+    assert told.findings == ()
+
+
+def test_steps_are_looked_at_where_nothing_integrates_and_nothing_pulls() -> None:
+    model = small_model(torch.float32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fisher = si.Fisher(model, F.cross_entropy, kind="exact")
+    synapses = si.Consolidator(model.named_parameters(), optimizer, fisher, c=1.0)
+    for lr, share in ((0.1, 0.0), (1e-30, 1.0)):
+        optimizer.param_groups[0]["lr"] = lr
+        for x, y in task_batches(0, 20 if lr == 0.1 else 600, torch.float32):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        told = synapses.diagnose().still_share
+        assert told is not None
+        assert told == pytest.approx(share, abs=0.15)  # of ten samples, the first is one of the fast steps
+    assert synapses._state.tasks == 0
 
 
 def test_a_closure_counts_as_any_step_does() -> None:
@@ -308,7 +409,8 @@ def test_a_closure_counts_as_any_step_does() -> None:
         loss.backward()
         return loss
 
-    bench.optimizer.step(closure)  # type: ignore[arg-type]
+    for _ in range(6):
+        bench.optimizer.step(closure)  # type: ignore[arg-type]
     assert bench.synapses.diagnose().still_share == 0.0
 
 
@@ -348,7 +450,20 @@ def test_frozen_parameters_are_not_missed() -> None:
     next(model.parameters()).requires_grad_(False)
     optimizer = torch.optim.Adam(p for p in model.parameters() if p.requires_grad)
     synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.5, xi=0.1)
-    assert synapses.diagnose().uncovered == ()
+    told = synapses.diagnose()
+    assert (told.uncovered, told.covered_share) == ((), 1.0)
+
+
+def test_frozen_parameters_with_synapses_do_not_count_as_trained() -> None:
+    body, head = nn.Linear(6, 4), nn.Linear(4, 3)
+    body.requires_grad_(False)
+    body.bias.requires_grad_(True)
+    groups: list[dict[str, Any]] = [{"params": body.parameters()}, {"params": head.parameters(), "c": None}]
+    optimizer = torch.optim.Adam(groups)
+    named = nn.ModuleList([body, head]).named_parameters()
+    told = si.SynapticIntelligence(named, optimizer, c=0.5, xi=0.1).diagnose()
+    assert told.covered_share == pytest.approx(4 / (4 + 15))
+    assert told.uncovered == ("1.weight", "1.bias")
 
 
 # One head.
@@ -398,11 +513,35 @@ def test_one_head_is_found_in_a_class_incremental_stream_alone(
             (finding,) = found
             assert finding.what == "single-head"
             assert f"moves the outputs of {2 * number} old ones" in finding.message
-            with pytest.warns(si.SynapseWarning, match="one head for all cannot keep classes apart"):
-                synapses.consolidate()
         else:
             assert found == []
+        synapses.consolidate()  # which warns of nothing
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_the_order_of_the_optimizers_groups_does_not_matter(mask: bool) -> None:
+    body, head = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Tanh()), nn.Linear(8, 6)
+    model = nn.Sequential(body, head).double()
+    optimizer = torch.optim.Adam([{"params": head.parameters()}, {"params": body.parameters()}], lr=1e-2)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.5, xi=0.1)
+    for classes in ([0, 1], [2, 3]):
+        for _ in range(3):
+            synapses.observe(1.0, train_on(classes, model, optimizer, mask))
+        if synapses.tasks == 0:
             synapses.consolidate()
+    assert [finding.what for finding in synapses.diagnose().findings] == ["single-head"] * (not mask)
+
+
+def test_a_head_that_was_not_named_is_seen() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6)).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    synapses = si.SynapticIntelligence(list(model.named_parameters())[:2], optimizer, c=0.5, xi=0.1)
+    for classes in ([0, 1], [2, 3]):
+        for _ in range(3):
+            synapses.observe(1.0, train_on(classes, model, optimizer, mask=False))
+        if synapses.tasks == 0:
+            synapses.consolidate()
+    assert [finding.what for finding in synapses.diagnose().findings] == ["uncovered", "single-head"]
 
 
 def test_targets_of_a_regression_are_passed_over() -> None:
@@ -439,3 +578,124 @@ def test_a_warning_that_is_an_error_leaves_the_task_open() -> None:
     bench.synapses.c = 0.5
     bench.synapses.consolidate()
     assert bench.synapses.tasks == 1
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["hooks", "inside"])
+def test_a_schedule_that_ends_at_zero_does_not_hide_that_steps_diverge(inside: bool) -> None:
+    p = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    if inside:
+        optimizer: Any = si.optim.SGD([("w", p)], lr=0.1, c=1.0, xi=0.1)
+        synapses = optimizer.synapses
+    else:
+        optimizer = torch.optim.SGD([p], lr=0.1)
+        synapses = si.SynapticIntelligence([("w", p)], optimizer, c=1.0, xi=0.1)
+    given = []
+    for _ in range(3):
+        for step in range(200):
+            optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 200)
+            optimizer.zero_grad()
+            (1e-3 * p.sin().sum()).backward()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                optimizer.step()
+            given += [(synapses.tasks, step, str(warning.message)) for warning in caught]
+        optimizer.param_groups[0]["lr"] = 0.0
+        synapses.consolidate()  # without a warning
+        synapses._state.omega["w"].fill_(15.0)
+    # 2 * 0.1 * 15 at first, over the bound 2: then less, and 0 in the end. It is said once, as it comes back each time.
+    ((task, step, message),) = given
+    assert task == 1
+    assert 0 < step < 64
+    assert f"the pull on 'w' is {1.5 * (1 - step / 200):.3g} times what SGD can follow" in message
+
+
+@pytest.mark.parametrize("change", ["lr", "c", "attach"])
+def test_a_rate_or_strength_that_is_raised_in_a_task_is_seen(change: str) -> None:
+    bench = Bench(torch.optim.SGD, lr=1e-3, c=0.01).in_second_task(steps=5)
+    ratio = bench.synapses.diagnose().stability
+    assert ratio is not None
+    assert ratio < 1
+    if change == "lr":
+        bench.optimizer.param_groups[0]["lr"] *= 3 / ratio
+    elif change == "c":
+        bench.synapses.c = 0.01 * 3 / ratio
+    else:
+        bench.optimizer = torch.optim.SGD(bench.model.parameters(), lr=1e-3 * 3 / ratio)
+        bench.synapses.attach(bench.optimizer)
+    for p in bench.model.parameters():
+        p.grad = torch.zeros_like(p)
+    states = [bench.model.state_dict()]
+
+    def steps() -> None:
+        for _ in range(128):
+            states[:] = [copy.deepcopy(bench.model.state_dict())]
+            bench.optimizer.step()
+
+    for _ in range(2):  # as warnings are errors here, it stays one
+        with pytest.raises(si.SynapseWarning, match="is 3 times what SGD can follow"):
+            steps()
+        assert same(states[0], bench.model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", si.SynapseWarning)
+        bench.optimizer.step()
+    assert not same(states[0], bench.model.state_dict())
+
+
+def test_what_was_said_at_the_end_of_a_task_is_not_said_again_by_its_steps() -> None:
+    bench = Bench(torch.optim.SGD, lr=1e-3, c=1.0).train(0)
+    bench.synapses.c = 1e9
+    with pytest.warns(si.SynapseWarning, match="times what SGD can follow"):
+        bench.synapses.consolidate()
+    for p in bench.model.parameters():
+        p.grad = torch.zeros_like(p)
+    for _ in range(200):
+        bench.optimizer.step()
+
+
+def test_diagnose_neither_warns_of_an_edit_nor_uses_up_the_warning() -> None:
+    bench = Bench().in_second_task()
+    with torch.no_grad():
+        next(bench.model.parameters()).add_(1.0)
+    for _ in range(2):  # warnings are errors here
+        told = bench.synapses.diagnose()
+        assert "edited" in [finding.what for finding in told.findings]
+    by_hand = sum(
+        0.5 * (bench.synapses.omega[name] * (p.detach() - bench.synapses.anchor[name]) ** 2).sum()
+        for name, p in bench.model.named_parameters()
+    )
+    assert told.penalty == pytest.approx(float(by_hand), rel=1e-12)
+    with pytest.warns(si.SynapseWarning, match="weights were changed between optimizer steps"):
+        bench.train(1, 1)
+    assert "edited" not in [finding.what for finding in bench.synapses.diagnose().findings]
+
+
+def test_diagnose_looks_at_parameters_that_took_the_places_of_others_and_follows_none() -> None:
+    bench = Bench().in_second_task()
+    known = dict(bench.synapses._state.parameters)
+    group = bench.optimizer.param_groups[0]
+    old, group["params"] = group["params"], [nn.Parameter(p.detach() + 1) for p in group["params"]]
+    told = bench.synapses.diagnose()
+    omega, anchor = bench.synapses.omega, bench.synapses.anchor
+    by_hand = sum(
+        0.5 * (omega[name] * (p.detach() - anchor[name]) ** 2).sum()
+        for name, p in zip(known, group["params"], strict=True)
+    )
+    assert told.penalty == pytest.approx(float(by_hand), rel=1e-12)
+    assert all(p is known[name] for name, p in bench.synapses._state.parameters.items())
+    group["params"] = [nn.Parameter(torch.ones(2)) for _ in old]
+    with pytest.raises(si.SynapseError, match="make new synapses for it"):
+        bench.synapses.diagnose()
+
+
+def test_a_finding_that_lasts_over_many_tasks_is_warned_of_once() -> None:
+    bench, given = Bench(torch.optim.SGD, lr=1e-3), []
+    for task in range(8):
+        bench.synapses.c = 0.0
+        bench.train(task % 2, 2)
+        bench.synapses.c = 1e9 * (1 + task)  # so that each message would be another one
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            bench.synapses.consolidate()
+        given.append([str(warning.message) for warning in caught])
+    assert [len(each) for each in given] == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert "times what SGD can follow" in given[0][0]

@@ -114,7 +114,7 @@ def test_every_group_counts_with_its_own_rate_and_strength() -> None:
 
 def test_what_is_to_be_set_is_where_the_strength_came_from() -> None:
     body, head = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
-    groups = [{"params": [body]}, {"params": [head], "c": 20.0}]
+    groups: list[dict[str, Any]] = [{"params": [body]}, {"params": [head], "c": 20.0}]
 
     def message(optimizer: torch.optim.Optimizer, omega_of_body: float) -> str:
         binding = Binding({"body": body, "head": head}, optimizer)
@@ -152,7 +152,7 @@ def test_what_pulls_nothing_and_other_optimizers_have_no_bound() -> None:
     assert stiffest(Binding({"w": p}, inside), omega, lambda *_: 1.0) is not None
     inside.synapses.detach()
     for other in (torch.optim.AdamW, torch.optim.ASGD, Another):
-        assert stiffest(Binding({"w": p}, other([p], lr=0.1)), omega, lambda *_: 1.0) is None  # type: ignore[operator]
+        assert stiffest(Binding({"w": p}, other([p], lr=0.1)), omega, lambda *_: 1.0) is None
 
 
 def test_an_empty_parameter_and_an_omega_in_bfloat16_are_fine() -> None:
@@ -170,7 +170,8 @@ def test_an_empty_parameter_and_an_omega_in_bfloat16_are_fine() -> None:
 
 def test_rates_strengths_and_momenta_are_seen_as_they_change_and_omega_is_read_once() -> None:
     p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
-    optimizer = torch.optim.SGD([{"params": [p]}, {"params": [q], "lr": torch.tensor(0.1)}], lr=0.1)
+    groups: list[dict[str, Any]] = [{"params": [p]}, {"params": [q], "lr": torch.tensor(0.1)}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
     binding, strength = Binding({"p": p, "q": q}, optimizer), {"c": 1.0}
     watch = Watch(binding, lambda group, names: strength["c"])
     omega, version = {"p": torch.tensor([1.0, 5.0]), "q": torch.tensor([4.0, 0.5])}, object()
@@ -194,7 +195,8 @@ def test_rates_strengths_and_momenta_are_seen_as_they_change_and_omega_is_read_o
     strength["c"] = 1.0
     told = watch.look({"p": torch.tensor([70.0, 0.0]), "q": torch.ones(2)}, object())
     assert told is not None
-    assert (told.name, told.ratio) == ("p", pytest.approx(0.3 * 2 * 70.0 / 2))
+    assert told.name == "p"
+    assert told.ratio == pytest.approx(0.3 * 2 * 70.0 / 2)
 
 
 def test_no_look_but_the_first_touches_a_tensor() -> None:

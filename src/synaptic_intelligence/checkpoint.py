@@ -29,6 +29,7 @@ from synaptic_intelligence.version import __version__
 
 SCHEMA = 1
 _KEY = "synaptic_intelligence"
+_READS = 1000
 LARGEST_COUNT = 2**53  # a float64 still counts it exactly, and many such files can be merged
 _DTYPES = ("F32", "F64", "BF16")
 _MOST_DIMENSIONS = 64  # torch computes with no more
@@ -183,6 +184,7 @@ def read_importance(path: Path) -> ImportanceFile:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: damaged, foreign, of another schema, or with values that no importance can have.
+        OSError: it may not be read, or is replaced all the time.
 
     Example: see :func:`write_importance`.
     """
@@ -199,8 +201,31 @@ def read_with_writer(path: Path) -> tuple[ImportanceFile, str]:
         >>> read_with_writer(path)[1] == f"synaptic-intelligence {__version__}, torch {torch.__version__}"
         True
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no importance file at {path}")
+    # safetensors opens a file once for its header and once for its tensors: of one that is replaced in between, it
+    # would give parts of both. Another file in its place has another number, or time.
+    for _ in range(_READS):
+        if not path.is_file():
+            raise FileNotFoundError(f"no importance file at {path}")
+        before = _identity(path)
+        try:
+            found = _read(path)
+        except (ValueError, RuntimeError) as error:
+            if _identity(path) != before:
+                continue
+            if not isinstance(error, ValueError):
+                raise ValueError(f"{path} is damaged: {printable(str(error))}") from None
+            raise
+        if _identity(path) == before:
+            return found
+    raise OSError(f"{path} was replaced each time that it was read, {_READS} times: read it when it is left alone")
+
+
+def _identity(path: Path) -> tuple[int, int, int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _read(path: Path) -> tuple[ImportanceFile, str]:
     with path.open("rb"):
         pass  # safetensors would say of a file that may not be read that there is none
     try:

@@ -94,6 +94,8 @@ def paused_then_surgery(rank: int, wrap: Wrap) -> Outcome:
         warnings.simplefilter("error", si.SynapseWarning)
         synapses.attach(optimizer, model.named_parameters(), surgery=SURGERY)
     learn(model, optimizer, 1)
+    synapses.consolidate()
+    learn(model, optimizer, 2)
     return whole_outcome(bare, synapses)
 
 
