@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.report.statistics import Estimate, mean_and_interval
@@ -91,14 +92,14 @@ def draw_choosing(found: dict[str, Any]) -> Figure:
     streams = _streams(found["rows"])
     said = [f"{_title(rows)}: {rows[0]['short']} (not the paper's protocol)" for rows in streams if rows[0]["short"]]
     footer = footer_height(said)
-    width, height = 9.0, 3.9 + footer
+    width, height = 9.0, 4.1 + footer
     with matplotlib.rc_context(fname=STYLE):
         figure = Figure(figsize=(width, height))
         told = "Average accuracy at the end, over the strength of the pull; the mean over seeds where there are several"
         inscribe(figure, "A strength without a search", told, said)
         share = (width - 0.7) / len(streams) / width
         for i, rows in enumerate(streams):
-            box = (0.6 / width + i * share, (footer + 0.65) / height, share - 0.45 / width, 2.2 / height)
+            box = (0.6 / width + i * share, (footer + 0.85) / height, share - 0.45 / width, 2.2 / height)
             _draw(figure.add_axes(box), rows)
         figure.legend(*_handles(figure), loc="lower center", ncols=3, bbox_to_anchor=(0.5, (footer + 0.02) / height))
     return figure
@@ -122,6 +123,9 @@ def _draw(axes: Axes, rows: list[Row]) -> None:
         zorder=3,
     )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(strengths[::2]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda strength, _: f"{strength:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title(_title(rows), fontsize=9.5, loc="left")
     axes.set_xlabel("strength c")
     axes.grid(axis="y", color=FAINT, alpha=0.25)

@@ -18,8 +18,8 @@ def task_free_table(file: Path) -> str:
     found = json.loads(file.read_text("utf-8"))
     first = found["seeds"][0]
     lines = [
-        f"| | average accuracy at the end | consolidations | at these steps (seed {first}) |",
-        "| :-- | --: | --: | :-- |",
+        f"| | average accuracy at the end | over told, seed by seed | consolidations | at these steps (seed {first}) |",
+        "| :-- | --: | --: | --: | :-- |",
     ]
     for arm in found["arms"]:
         runs = [run for run in found["runs"] if run["arm"] == arm["name"]]
@@ -27,7 +27,7 @@ def task_free_table(file: Path) -> str:
         steps = next(run["consolidated"] for run in runs if run["seed"] == first)
         # Without a pull it makes no difference where omega is renewed.
         counts, at = (_range(runs), _shown(steps)) if arm["c"] else ("", "")
-        lines.append(f"| {_name(arm)} | {estimate} | {counts} | {at} |")
+        lines.append(f"| {_name(arm)} | {estimate} | {_over_told(found, runs)} | {counts} | {at} |")
     ends = [str(sum(found["steps"][: number + 1])) for number in range(len(found["steps"]))]
     searched = sorted(fmean(row["accuracy"]) for row in found["search"])
     chosen = next(arm["plateau"] for arm in found["arms"] if arm["plateau"] is not None)
@@ -48,6 +48,15 @@ def task_free_table(file: Path) -> str:
         f"[`{file.name}`](results/{file.name})."
     )
     return "\n".join([*lines, ""])
+
+
+def _over_told(found: dict[str, Any], runs: list[dict[str, Any]]) -> str:
+    """Return what runs have over those that were told, or nothing for these themselves."""
+    told = {run["seed"]: fmean(run["accuracy"]) for run in found["runs"] if run["arm"] == "told"}
+    if runs[0]["arm"] == "told":
+        return ""
+    over = mean_and_interval([fmean(run["accuracy"]) - told[run["seed"]] for run in runs])
+    return f"{over.mean:+.3f}" + ("" if over.half_width is None else f" ± {over.half_width:.3f}")
 
 
 def _name(arm: dict[str, Any]) -> str:

@@ -511,4 +511,6 @@ def _changed_tensor(rng: Random, tensor: Tensor) -> Tensor:
         lambda: wide.new_ones(()).expand(2**40, *wide.shape),
         lambda: nn.Parameter(wide),
     ]
-    return rng.choice(ways)()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about kinds that will be or will go
+        return rng.choice(ways)()

@@ -497,7 +497,7 @@ def after_a_task(surgery: si.Surgery, edit: Callable[[nn.Module], None] | None =
     bench.fails(lambda: bench.synapses.attach(optimizer, other.named_parameters(), surgery=surgery))
 
 
-@case("surgery in the middle of a task", si.SynapseError)
+@case("surgery in the middle of a task that has a path", si.SynapseError)
 def _(folder: Path) -> None:
     bench = Bench()
     optimizer = torch.optim.SGD(bench.model.parameters(), lr=0.05)
@@ -563,6 +563,50 @@ def _(folder: Path) -> None:
     other = small_model(seed=1)
     optimizer = torch.optim.SGD(other.parameters(), lr=0.05)
     bench.synapses.attach(optimizer, other.named_parameters(), surgery=si.Surgery(replaced=["3"]))
+
+
+def grown_in_place(estimator: Callable[[nn.Module], si.Importance] | None = None) -> Bench:
+    """A bench between two tasks, whose last layer has two outputs more; its optimizer has momentum."""
+    bench = Bench(estimator)
+    bench.synapses.attach(torch.optim.SGD(bench.model.parameters(), lr=0.05, momentum=0.5))
+    bench.optimizer = bench.synapses._binding.optimizer
+    bench.train(1)
+    bench.synapses.consolidate(task_batches(1, 1) if estimator else None)
+    for name in ("3.weight", "3.bias"):
+        p = bench.model.get_parameter(name)
+        p.data, p.grad = torch.cat([p.data, torch.zeros_like(p.data[:2])]), None
+    return bench
+
+
+@case("a resize in place whose old values nobody knows", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = grown_in_place()
+    bench.model.get_parameter("3.bias").data[0] += 1
+    named, optimizer = bench.model.named_parameters(), torch.optim.SGD(bench.model.parameters(), lr=0.05)
+    bench.synapses.attach(optimizer, named, surgery=si.Surgery(resized=["3"]))
+
+
+@case("an optimizer that goes on with moments of an old shape", si.SynapseError)
+def _(folder: Path) -> None:
+    bench, surgery = grown_in_place(), si.Surgery(resized=["3"])
+    bench.fails(lambda: bench.synapses.attach(bench.optimizer, bench.model.named_parameters(), surgery=surgery))
+
+
+@case("an optimizer that goes on with the moments of a replaced layer", si.SynapseWarning)
+def _(folder: Path) -> None:
+    bench = grown_in_place()
+    for name in ("3.weight", "3.bias"):
+        del bench.optimizer.state[bench.model.get_parameter(name)]
+    surgery = si.Surgery(replaced=["0"], resized=["3"])
+    bench.synapses.attach(bench.optimizer, bench.model.named_parameters(), surgery=surgery)
+
+
+@case("surgery after which the estimator has another model", si.SynapseError)
+def _(folder: Path) -> None:
+    bench = grown_in_place(si.MAS)
+    other, surgery = copy.deepcopy(bench.model), si.Surgery(resized=["3"])
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.05)
+    bench.fails(lambda: bench.synapses.attach(optimizer, other.named_parameters(), surgery=surgery))
 
 
 @case("names of surgery that are no list of names", TypeError)
@@ -677,29 +721,26 @@ def _(folder: Path) -> None:
     bench.synapses.consolidate()
 
 
-@case("steps that leave most numbers where they were", si.SynapseWarning)
+@case("a pull that SGD cannot follow since `lr` or `c` was raised", si.SynapseWarning)
 def _(folder: Path) -> None:
-    p = nn.Parameter(torch.ones(4))
+    bench = Bench()
+    bench.optimizer.param_groups[0]["lr"] = 1e6
+    for p in bench.model.parameters():
+        p.grad = torch.zeros_like(p)
+    for _ in range(128):
+        bench.optimizer.step()
+
+
+@case("steps that leave most numbers in 16 bits where they were", si.SynapseWarning)
+def _(folder: Path) -> None:
+    p = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     optimizer = torch.optim.Adam([p], lr=1e-9)
-    synapses = si.SynapticIntelligence([("w", p)], optimizer, c=1.0, xi=0.1)
-    for _ in range(65):
-        p.grad = torch.ones(4)
+    with pytest.warns(si.SynapseWarning, match="parameters are torch.bfloat16"):
+        synapses = si.SynapticIntelligence([("w", p)], optimizer, c=1.0, xi=0.1)
+    for _ in range(128):
+        p.grad = torch.ones(4, dtype=torch.bfloat16)
         optimizer.step()
     synapses.consolidate()
-
-
-@case("one head for the classes of several tasks", si.SynapseWarning)
-def _(folder: Path) -> None:
-    model = nn.Linear(6, 4)
-    optimizer = torch.optim.Adam(model.parameters())
-    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=1.0, xi=0.1)
-    for labels in (torch.tensor([0, 1]), torch.tensor([2, 3])):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(torch.ones(2, 6)), labels)
-        loss.backward()
-        optimizer.step()
-        synapses.observe(loss, labels)
-        synapses.consolidate()
 
 
 @case("targets that are no tensor", TypeError)

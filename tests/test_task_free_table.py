@@ -58,10 +58,10 @@ def table(tmp_path: Path) -> str:
 def test_each_arm_has_its_mean_and_where_it_consolidated(table: str) -> None:
     # Two values, 0.85 and 0.95: Student's t of one degree of freedom is 12.706, so 12.706 * 0.0707 / sqrt(2).
     assert table.splitlines()[2:6] == [
-        "| told where tasks end | 0.950 ± 0.000 | 2 | 10, 22 |",
-        "| `Plateau` | 0.900 ± 0.635 | 1 to 3 | 6, 15, 21 |",
-        "| `Every(7)` | 0.550 ± 0.000 | 3 | 7, 14, 21 |",
-        "| without synapses | 0.200 ± 0.000 |  |  |",
+        "| told where tasks end | 0.950 ± 0.000 |  | 2 | 10, 22 |",
+        "| `Plateau` | 0.900 ± 0.635 | -0.050 ± 0.635 | 1 to 3 | 6, 15, 21 |",
+        "| `Every(7)` | 0.550 ± 0.000 | -0.400 ± 0.000 | 3 | 7, 14, 21 |",
+        "| without synapses | 0.200 ± 0.000 | -0.750 ± 0.000 |  |  |",
     ]
 
 

@@ -61,7 +61,7 @@ def coarse_layers(mesh: Mesh) -> tuple[nn.Module, torch.optim.Optimizer, si.Cons
     layers = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(4, 1, bias=False)).to(torch.bfloat16)
     for p in layers.parameters():
         nn.init.ones_(p)
-    if mesh in ("copies", "two meshes"):  # of two processes, each holds all; of the second layer at least
+    if mesh == "copies" or mesh == "two meshes":  # of two processes, each holds all; of the second layer at least
         copies = init_device_mesh("cpu", (2, 1), mesh_dim_names=("copy", "shard"))
         for layer, of_layer in zip(layers, (copies if mesh == "copies" else None, copies), strict=True):
             fully_shard(layer, mesh=of_layer)
@@ -78,11 +78,11 @@ def coarse_layers(mesh: Mesh) -> tuple[nn.Module, torch.optim.Optimizer, si.Cons
 def step_coarse_layers(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
     """Move one number in 64 + 4 that the first rank holds, and 24 of the second's; the others round to where they are.
 
-    Each step moves by 1/64, which bfloat16 has near 1.
+    Steps move by 1/64 and 1/32, which bfloat16 has near 1.
     """
     first = torch.full((8, 8), 1e-6)
     first[0, 0] = 1 / 64
-    first[5:] = 1 / 64
+    first[5:] = 1 / 32
     for number in range(steps):
         for p, gradient in zip(model.parameters(), (first, torch.full((1, 4), 1e-6)), strict=True):
             signed: Tensor = (gradient * (-1) ** number).to(torch.bfloat16)
@@ -123,7 +123,7 @@ def warned_on_one_rank(rank: int) -> tuple[str, int, int]:
 
 
 def divergence_in_a_step(rank: int, mesh: Mesh) -> str:
-    """Return the warning of a step in a task whose rate was raised since it began; the first rank has no such number."""
+    """Return the warning of a step in a task whose rate was raised since; the second rank holds what is stiffest."""
     model, optimizer, synapses = coarse_layers(mesh)
     step_coarse_layers(model, optimizer, 1)
     synapses.consolidate()

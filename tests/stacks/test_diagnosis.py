@@ -18,7 +18,7 @@ from stacks.ranks import Ranks
 @pytest.mark.parametrize("wrap", ["ddp", "fsdp2"])
 def test_two_ranks_find_what_one_process_finds(two_ranks: Ranks, wrap: Wrap) -> None:
     expected = diagnosis_of(0, "bare", 0.9)
-    assert [finding.what for finding in expected.findings] == ["unstable", "penalty-over-loss"]
+    assert [finding.what for finding in expected.findings] == ["unstable", "pull-dominates", "penalty-over-loss"]
     for found in two_ranks.run(diagnosis_of, wrap, 0.9):
         for figure in ("stability", "penalty", "pull_share", "covered_share", "still_share"):
             assert getattr(found, figure) == pytest.approx(getattr(expected, figure), rel=1e-6), figure
