@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test stacks docs clean
+.PHONY: help install demo test stacks stress docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ docs: install ## make docs/paper.md and what README quotes again from results/
 
 stacks: install ## compare the training stacks with the plain loop once more, and record what docs/stacks.md shows
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/stacks --quiet --record-stacks results/stacks.json
+
+stress: install ## try to break it for two to three hours: kills, damaged files, full disks, an hour of training
+	@for script in kills fuzz disks readers consolidations soak; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python stress/$$script.py || exit 1; done
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from overhead_figure import MOVED, draw_overhead, over_triad, peak, target
 from overhead_figure import overhead as ratios_of
 from stacks_table import stacks_table, works_with
+from stress_table import stress_table
 from task_free_table import task_free_table
 from two_corpora_table import PARTS, draw_two_corpora
 
@@ -41,6 +42,7 @@ PAGES = (
     "docs/bootstrap.md",
     "docs/choosing-c.md",
     "docs/cost.md",
+    "docs/reliability.md",
     "docs/stacks.md",
     "docs/task-free.md",
     "docs/two-corpora.md",
@@ -190,6 +192,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "workers": workers,
     "stacks": stacks_table,
     "works": works_with,
+    "stress": stress_table,
     "taskfree": task_free_table,
     "bootstrap": bootstrap_table,
     "choosing": choosing_table,

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,8 +91,8 @@ def test_damaged_and_hostile_files_are_read_or_refused(name: str, tmp_path: Path
 
 def test_an_input_that_runs_code_is_noticed(tmp_path: Path) -> None:
     class Unpickles:
-        file = "input"
-        corpus: list[bytes] = []
+        def __init__(self) -> None:
+            self.file, self.corpus = "input", [b""]
 
         def hostile(self, marker: Path) -> list[bytes]:
             return []
@@ -141,10 +140,8 @@ def test_where_nothing_can_be_written_the_old_file_stays_and_the_error_says_wher
     for name, (file, write) in disks.writers(tmp_path / "parts").items():
         (tmp_path / name).mkdir()
         write(tmp_path / name / file)
-        with (
-            monkeypatch.context() as patched,
-            no_file_larger_than({"full at once": 0, "full half-way": 4096}.get(how, -1)),
-        ):
+        size = {"full at once": 0, "full half-way": 4096}.get(how, resource.RLIM_INFINITY)
+        with monkeypatch.context() as patched, no_file_larger_than(size):
             if how == "full at the end":
                 patched.setattr(os, "fsync", failing(errno.ENOSPC))
             if how == "read-only":
@@ -191,8 +188,11 @@ def test_readers_of_a_file_that_is_replaced_all_the_time_never_see_half_of_it(ki
 # Long lives.
 
 
-@pytest.mark.parametrize("form", [consolidations.FORMS[1], consolidations.FORMS[2], consolidations.FORMS[5]])
-def test_many_consolidations_are_those_of_the_equations(form: consolidations.Form) -> None:
+@pytest.mark.parametrize("form", [consolidations.FORMS[1], consolidations.FORMS[5]])
+def test_many_consolidations_are_those_of_the_equations(
+    form: consolidations.Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consolidations, "SAMPLES", 5)
     row, broken = consolidations.live(form, 60)
     # Memory and time need more than this to be told from chance.
     assert [each for each in broken if "bytes more" not in each and "takes" not in each] == []
@@ -273,4 +273,3 @@ def test_a_broken_promise_ends_with_exit_code_1_and_the_case_beside_the_figures(
         record.end()
     assert ended.value.code == 1
     assert '"it broke"' in record.path.read_text("utf-8")
-    assert time.monotonic() > 0

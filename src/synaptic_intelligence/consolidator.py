@@ -21,18 +21,17 @@ from synaptic_intelligence.checkpoint import (
     to_state_dict,
     write_importance,
 )
-from synaptic_intelligence.diagnosis import Diagnosis, diagnose, warn_at_task_end
+from synaptic_intelligence.diagnosis import Diagnosis, diagnose, penalty, warn_at_task_end
 from synaptic_intelligence.errors import SynapseError, warn
-from synaptic_intelligence.functional import surrogate_loss
 from synaptic_intelligence.importance import Importance, PathIntegral
 from synaptic_intelligence.importance.choice import importance_to_start_from
 from synaptic_intelligence.importance.estimator import refuse_other_data
 from synaptic_intelligence.memory import Memory
 from synaptic_intelligence.observed import Observed
-from synaptic_intelligence.sharding import local, processes_of, together, whole
+from synaptic_intelligence.sharding import processes_of, together
 from synaptic_intelligence.state import State
 from synaptic_intelligence.step import OnePass, Step
-from synaptic_intelligence.strength import Strength, as_given, checked_strength, folded
+from synaptic_intelligence.strength import Strength, as_given, checked_strength
 from synaptic_intelligence.surgery import Surgery
 from synaptic_intelligence.triggers import Trigger
 
@@ -72,9 +71,10 @@ class Consolidator:
 
     Example:
         >>> import torch, synaptic_intelligence as si
+        >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> synapses = si.Consolidator(model.named_parameters(), optimizer, si.PathIntegral(xi=0.1), c=1.0)
+        >>> synapses = si.Consolidator(model.named_parameters(), optimizer, si.PathIntegral(xi=0.1), c=0.5)
         >>> for target in (1.0, -1.0):  # two tasks
         ...     for _ in range(20):
         ...         optimizer.zero_grad()
@@ -182,13 +182,7 @@ class Consolidator:
             tensor(0.)
         """
         self._step.follow()
-        state, parameters = self._state, self._state.parameters
-        first = local(next(iter(state.anchor.values())))
-        terms = [torch.zeros((), dtype=first.dtype, device=first.device)]
-        for _, group, names in self._binding.groups() if state.omega else []:
-            c = self._strength(group, names)
-            terms += [surrogate_loss(parameters[n], state.anchor[n], *folded(state.omega[n], c)) for n in names]
-        return torch.stack([whole(term).to(terms[0]) for term in terms]).sum()
+        return penalty(self._binding, self._state, self._strength)
 
     def diagnose(self, loss: float | Tensor | None = None) -> Diagnosis:
         """Return what the synapses say of themselves, and what is wrong or may be; printed, it is a report.

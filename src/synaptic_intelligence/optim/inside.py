@@ -100,26 +100,29 @@ class Inside(OnePass, Optimizer):
         strength: float,
         damping: float,
     ) -> None:
-        old, their_optimizer = synapses._snapshot(), synapses._binding.optimizer
-        if old.estimator != PathIntegral.name:
+        theirs, their_optimizer, estimator = synapses._state, synapses._binding.optimizer, synapses.importance
+        if estimator.name != PathIntegral.name:
             raise SynapseError(
-                f"synapses estimate by {old.estimator}; an optimizer with synapses inside integrates the path"
+                f"synapses estimate by {estimator.name}; an optimizer with synapses inside integrates the path"
             )
-        if synapses._state.pauses:
+        if theirs.pauses:
             raise SynapseError("these synapses are paused: let the context of paused() end before they are taken over")
+        old = synapses._snapshot() if surgery is None else None
         synapses.detach()
         try:
             self.synapses = make()
             if surgery is not None:
-                old = surgery.applied(old, self._kept.parameters, synapses._state.parameters)
+                before = synapses._binding.common_strength(synapses._c)
+                old = surgery.attached(theirs, self._kept.parameters, self, estimator, before)
+            assert old is not None
             self._kept.take_over(old, self._kept.checked_copies(old, "synapses"))
             self.synapses._observed.take_from(synapses._observed)
             options: list[tuple[str, object, object]] = [("c", old.c, strength), ("xi", old.settings["xi"], damping)]
-            was, now = (torch.bfloat16 if state.coarse else None for state in (synapses._state, self._kept))
+            was, now = (torch.bfloat16 if state.coarse else None for state in (theirs, self._kept))
             options.append(("omega_dtype", was, now))
-            for option, theirs, own in options:
-                if theirs != own:
-                    warn(f"{option} of the synapses that are taken over was {theirs}: now {own}")
+            for option, given, own in options:
+                if given != own:
+                    warn(f"{option} of the synapses that are taken over was {given}: now {own}")
         except BaseException:
             if "synapses" in vars(self):
                 self.synapses.detach()
