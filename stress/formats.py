@@ -122,7 +122,14 @@ class StateDict:
                 state = torch.load(path, weights_only=True)
             except Exception:  # torch's own reader, with errors of its own
                 return False
-        return _loads(self.synapses, self.good, lambda: self.synapses.load_state_dict(state), (si.SynapseError,))
+        return _loads(self.synapses, self.good, lambda: self._load(state), (si.SynapseError,))
+
+    def _load(self, state: Any) -> None:
+        try:
+            self.synapses.load_state_dict(state)
+        except ValueError as error:
+            # As wherever strengths are given that do not fit the parameters.
+            raise si.SynapseError(str(error)) if "leading axis" in str(error) else error from error
 
 
 @final

@@ -576,7 +576,9 @@ def test_what_is_said_of_a_file_is_short_and_steers_no_terminal(tmp_path: Path, 
     assert not {*"".join(traceback.format_exception(caught.value))} & {*EVIL.replace("\n", "")} - {*"[2J]0;owned"}
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path)], ids=str)
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path)], ids=["fifo", "folder", "loop"]
+)
 def test_what_could_be_waited_for_is_no_importance_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "a.safetensors")
     with pytest.raises(FileNotFoundError, match="no importance file at"):
