@@ -20,7 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
-from synaptic_intelligence.checkpoint import ImportanceFile, read_importance, write_importance
+from synaptic_intelligence.checkpoint import (
+    ImportanceFile,
+    from_state_dict,
+    read_importance,
+    to_state_dict,
+    write_importance,
+)
 
 KEY = "synaptic_intelligence"
 
@@ -594,3 +600,12 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(PermissionError, match=re.escape(str(path))):
         read_importance(path)
+
+
+@pytest.mark.parametrize(
+    "c", [torch.ones(1).expand(10**13), torch.ones(2, 2), torch.ones(1, device="meta")], ids=["vast", "square", "meta"]
+)
+def test_a_strength_that_is_no_row_of_numbers_is_refused(c: torch.Tensor) -> None:
+    state = to_state_dict(ImportanceFile("path_integral", {"xi": 0.1}, 1.0, 0, 0, {}, {}, {}))
+    with pytest.raises(si.SynapseError, match="c='a tensor"):
+        from_state_dict({**state, "c": c})

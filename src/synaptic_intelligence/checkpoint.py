@@ -30,6 +30,7 @@ from synaptic_intelligence.version import __version__
 SCHEMA = 1
 _KEY = "synaptic_intelligence"
 _READS = 1000
+_MOST_REPLICATES = 1_000_000
 LARGEST_COUNT = 2**53  # a float64 still counts it exactly, and many such files can be merged
 _DTYPES = ("F32", "F64", "BF16")
 _MOST_DIMENSIONS = 64  # torch computes with no more
@@ -98,9 +99,16 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
         raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(keys ^ set(state))}")
     if state["schema"] != SCHEMA:
         raise SynapseError(f"the state has schema {state['schema']!r}; this library reads {SCHEMA}")
-    c = _strength(state["c"].tolist() if isinstance(state["c"], Tensor) else state["c"])
+    given = state["c"]
+    if isinstance(given, Tensor):
+        # A view can be vast without taking memory, and its list not.
+        small = (
+            given.ndim == 1 and len(given) <= _MOST_REPLICATES and given.layout is torch.strided and not given.is_meta
+        )
+        given = given.tolist() if small else f"a tensor {list(given.shape)}"
+    c = _strength(given)
     if c is None:
-        raise SynapseError(f"the state has c={state['c']!r}, which cannot be")
+        raise SynapseError(f"the state has c={reprlib.repr(given)}, which cannot be")
     for key in ("tasks", "steps"):
         if not _is_number(state[key], whole=True):
             raise SynapseError(f"the state has {key}={state[key]!r}, which cannot be")
