@@ -15,7 +15,7 @@ def stress_table(file: Path) -> str:
         ValueError: the file is of a script that is not known here, or of one that has not ended.
     """
     found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    name = file.stem.removeprefix("stress-")
+    name = file.stem.removeprefix("stress-").partition("-")[0]  # stress-soak-collected: another form of the soak
     if name not in _TABLES:
         raise ValueError(f"{file}: scripts/stress_table.py knows {sorted(_TABLES)}")
     if not found["done"]:
@@ -33,7 +33,8 @@ def _time(seconds: float) -> str:
 
 
 def _table(columns: tuple[str, ...], cells: list[tuple[object, ...]]) -> list[str]:
-    lines = ["| " + " | ".join(columns) + " |", "| :-- |" + " --: |" * (len(columns) - 1)]
+    lines = ["|" + "|".join(f" {each} " if each else " " for each in columns) + "|"]
+    lines.append("| :-- |" + " --: |" * (len(columns) - 1))
     return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in cells)]
 
 

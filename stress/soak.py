@@ -196,6 +196,8 @@ def soak(hours: float, every: float, record: Record, folder: Path) -> None:
             for learner in learners:
                 times[learner.form] += learner.learn()
             times["plain"] += plain_steps(learners[0].task)
+        # Optimizers of torch are cycles: without this the memory would tell when Python last looked for those.
+        gc.collect()
         if time.monotonic() - last >= every:
             last = time.monotonic()
             record.rows.append(sample(last - began, learners, times))

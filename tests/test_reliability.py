@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,17 +42,18 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 
 def test_a_loop_that_is_killed_and_resumed_ends_with_the_same_bits(tmp_path: Path) -> None:
-    row = kills.own_loop(3, random.Random(0), tmp_path)
-    assert row["kills"] == 3
+    row = kills.own_loop(2, random.Random(0), tmp_path)
+    assert row["kills"] == 2
 
 
 def test_the_kills_would_notice_a_checkpoint_of_another_run(tmp_path: Path) -> None:
     reference = loop.states(tmp_path / "reference")
+    state = deepcopy(reference[loop.EVERY][0])
     (tmp_path / "other").mkdir()
-    state, _ = reference[loop.EVERY]
+    torch.save(state, tmp_path / "other" / "checkpoint.pt")
+    kills._check_loop(tmp_path / "other", reference)
     state["model"]["0.weight"][0, 0] += 1e-6
     torch.save(state, tmp_path / "other" / "checkpoint.pt")
-    reference = loop.states(tmp_path / "again")
     with pytest.raises(kills.PromiseError, match="the checkpoint of step 5 is another than it was"):
         kills._check_loop(tmp_path / "other", reference)
 
