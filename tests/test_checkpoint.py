@@ -607,5 +607,19 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest
 )
 def test_a_strength_that_is_no_row_of_numbers_is_refused(c: torch.Tensor) -> None:
     state = to_state_dict(ImportanceFile("path_integral", {"xi": 0.1}, 1.0, 0, 0, {}, {}, {}))
-    with pytest.raises(si.SynapseError, match="c='a tensor"):
+    with pytest.raises(si.SynapseError, match="c=a tensor"):
         from_state_dict({**state, "c": c})
+
+
+@pytest.mark.parametrize(
+    "key", ["schema", "tasks", "steps", "estimator", "settings", "untouched", "origin", "way_back"]
+)
+@pytest.mark.parametrize(
+    "value",
+    [torch.ones(1, 1).to_sparse_csr(), torch.ones(1).expand(10**13), torch.ones(1, device="meta")],
+    ids=["sparse", "vast", "meta"],
+)
+def test_a_tensor_where_none_can_be_is_refused(key: str, value: torch.Tensor) -> None:
+    state = to_state_dict(ImportanceFile("path_integral", {"xi": 0.1}, 1.0, 0, 0, {}, {}, {}))
+    with pytest.raises(si.SynapseError, match="a tensor"):
+        from_state_dict({**state, key: value})

@@ -97,30 +97,37 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
     state = {"origin": "", "way_back": None, **state}
     if set(state) != keys:
         raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(keys ^ set(state))}")
-    if state["schema"] != SCHEMA:
-        raise SynapseError(f"the state has schema {state['schema']!r}; this library reads {SCHEMA}")
+    if isinstance(state["schema"], Tensor) or state["schema"] != SCHEMA:  # not every tensor can be compared
+        raise SynapseError(f"the state has schema {_told(state['schema'])}; this library reads {SCHEMA}")
     given = state["c"]
     if isinstance(given, Tensor):
         # A view can be vast without taking memory, and its list not.
         small = (
             given.ndim == 1 and len(given) <= _MOST_REPLICATES and given.layout is torch.strided and not given.is_meta
         )
-        given = given.tolist() if small else f"a tensor {list(given.shape)}"
+        given = given.tolist() if small else None
     c = _strength(given)
     if c is None:
-        raise SynapseError(f"the state has c={reprlib.repr(given)}, which cannot be")
+        raise SynapseError(f"the state has c={_told(state['c'])}, which cannot be")
     for key in ("tasks", "steps"):
         if not _is_number(state[key], whole=True):
-            raise SynapseError(f"the state has {key}={state[key]!r}, which cannot be")
+            raise SynapseError(f"the state has {key}={_told(state[key])}, which cannot be")
     for key, kind in (("estimator", str), ("settings", dict), ("untouched", bool), ("origin", str)):
         if not isinstance(state[key], kind):
-            raise SynapseError(f"the state has {key}={state[key]!r}, which cannot be")
+            raise SynapseError(f"the state has {key}={_told(state[key])}, which cannot be")
+    if not all(isinstance(value, (float, int, str)) for value in state["settings"].values()):
+        raise SynapseError("the state has settings that are neither numbers nor text, which cannot be")
     if not _is_way_back(state["way_back"]):
-        raise SynapseError(f"the state has way_back={state['way_back']!r}, which cannot be")
+        raise SynapseError(f"the state has way_back={_told(state['way_back'])}, which cannot be")
     for key in ("omega", "anchor", "path"):
         if not isinstance(state[key], Mapping) or not all(isinstance(t, Tensor) for t in state[key].values()):
             raise SynapseError(f"the state has no tensors by name for {key!r}")
     return ImportanceFile(**{key: value for key, value in {**state, "c": c}.items() if key != "schema"})
+
+
+def _told(value: object) -> str:
+    """Return a value for a message; of a tensor, which may be vast or of a kind that cannot be shown, the shape."""
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else reprlib.repr(value)
 
 
 def _is_way_back(value: object) -> bool:
