@@ -96,7 +96,7 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
     keys = {"schema", *(field.name for field in fields(ImportanceFile))}
     state = {"origin": "", "way_back": None, **state}
     if set(state) != keys:
-        raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(keys ^ set(state))}")
+        raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(map(str, keys ^ set(state)))}")
     if isinstance(state["schema"], Tensor) or state["schema"] != SCHEMA:  # not every tensor can be compared
         raise SynapseError(f"the state has schema {_told(state['schema'])}; this library reads {SCHEMA}")
     given = state["c"]
@@ -120,9 +120,18 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
     if not _is_way_back(state["way_back"]):
         raise SynapseError(f"the state has way_back={_told(state['way_back'])}, which cannot be")
     for key in ("omega", "anchor", "path"):
-        if not isinstance(state[key], Mapping) or not all(isinstance(t, Tensor) for t in state[key].values()):
-            raise SynapseError(f"the state has no tensors by name for {key!r}")
+        if not isinstance(state[key], Mapping) or not all(map(_is_plain, state[key].values())):
+            raise SynapseError(f"the state has no tensors of real numbers by name for {key!r}")
+        if not all(isinstance(name, str) for name in state[key]):
+            raise SynapseError(f"the state has names that are no text for {key!r}")
     return ImportanceFile(**{key: value for key, value in {**state, "c": c}.items() if key != "schema"})
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor of real numbers that can be copied from."""
+    if not isinstance(value, Tensor) or value.is_meta or value.is_quantized:
+        return False
+    return value.layout is torch.strided and value.is_floating_point()
 
 
 def _told(value: object) -> str:

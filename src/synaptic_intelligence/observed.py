@@ -115,6 +115,8 @@ class Observed:
         Raises:
             SynapseError: it is no state of this trigger; nothing was changed.
         """
+        if not isinstance(state, Mapping):
+            raise SynapseError(f"this is no state of synapses, but {type(state).__name__}: load what state_dict() gave")
         self._told = -1
         rest = {key: value for key, value in state.items() if key != "trigger"}
         entry = state.get("trigger")
@@ -126,7 +128,7 @@ class Observed:
             yield rest
             return
         if not isinstance(entry, Mapping):
-            raise SynapseError(f"the state has trigger={entry!r}, which cannot be")
+            raise SynapseError(f"the state has a {type(entry).__name__} as trigger, which cannot be")
         before = deepcopy(self.trigger.state_dict())
         self.trigger.load_state_dict(entry)
         try:

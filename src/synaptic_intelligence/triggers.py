@@ -308,7 +308,7 @@ def _refuse_other(state: Mapping[str, Tensor], own: Mapping[str, Tensor], trigge
         raise SynapseError(f"the state of {trigger} has {sorted(own)}, not {sorted(map(str, state))}: load its own")
     for key, like in own.items():
         found: object = state[key]
-        if not isinstance(found, Tensor):
+        if not isinstance(found, Tensor) or found.is_meta or found.layout is not torch.strided:
             raise SynapseError(f"{key!r} in the state of {trigger} is no tensor but {type(found).__name__}")
         if found.shape != like.shape or found.dtype != like.dtype:
             was, is_now = f"{like.dtype} {list(like.shape)}", f"{found.dtype} {list(found.shape)}"
