@@ -210,6 +210,7 @@ def main() -> None:
     names = given.format or list(FORMATS)
     if given.format and given.out.exists():
         record.rows = [row for row in json.loads(given.out.read_text("utf-8"))["rows"] if row["format"] not in names]
+        record.seconds_before = sum(row["seconds"] for row in record.rows)
     for name in names:
         row = fuzz(name, given.inputs, given.seed, record)
         record.rows = sorted([*record.rows, row], key=lambda each: list(FORMATS).index(each["format"]))

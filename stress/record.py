@@ -33,6 +33,7 @@ class Record:
         path: where it is written; failing cases are saved beside it.
         rows: figures, one row for each thing that was tried.
         broken: the promises that did not hold, in words; empty: all did.
+        seconds_before: what the rows took that an earlier run has found.
 
     Example:
         >>> import tempfile
@@ -48,6 +49,7 @@ class Record:
     rows: list[dict[str, Any]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    seconds_before: float = 0.0
     _began: float = field(default_factory=time.monotonic)
 
     def write(self, *, done: bool) -> None:
@@ -57,7 +59,7 @@ class Record:
             "command": self.command,
             "environment": describe_environment("cpu", torch.get_num_threads(), 1),
             "started": self.started,
-            "wall_seconds": round(time.monotonic() - self._began, 1),
+            "wall_seconds": round(self.seconds_before + time.monotonic() - self._began, 1),
             "done": done,
             "broken": self.broken,
             "rows": self.rows,
