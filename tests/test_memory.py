@@ -69,7 +69,7 @@ def test_what_is_told_is_what_is_held_and_tasks_do_not_add_to_it(inside: bool) -
         synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.1, xi=0.1)
     held = []
     for _ in range(4):
-        for _ in range(2):
+        for _ in range(8):  # with one that Movement looks at, so that its counts are there
             optimizer.zero_grad()
             model(inputs).square().sum().backward()
             optimizer.step()

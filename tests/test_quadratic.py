@@ -15,7 +15,7 @@ def omega_of_descent(lr: float, steps: int, xi: float) -> torch.Tensor:
     target = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0], dtype=torch.float64)
     theta = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))
     optimizer = torch.optim.SGD([theta], lr=lr)
-    synapses = si.SynapticIntelligence([("theta", theta)], optimizer, c=1.0, xi=xi)
+    synapses = si.SynapticIntelligence([("theta", theta)], optimizer, c=0.0, xi=xi)
     for _ in range(steps):
         optimizer.zero_grad()
         (0.5 * CURVATURES * (theta - target).square()).sum().backward()
