@@ -23,10 +23,11 @@ import torch
 from matplotlib.figure import Figure
 from record import ROOT, Record, parser
 
-from synaptic_intelligence.checkpoint import ImportanceFile, write_importance
+from synaptic_intelligence.checkpoint import write_importance
 from synaptic_intelligence.experiments.checkpoint import Checkpoint, write_checkpoint
 from synaptic_intelligence.experiments.plan import Record as Measured
 from synaptic_intelligence.findings import Findings, write_findings
+from synaptic_intelligence.importance_file import ImportanceFile
 from synaptic_intelligence.merging import merge_importance
 from synaptic_intelligence.report import save_figure, write_page
 from synaptic_intelligence.result import read_result, write_result

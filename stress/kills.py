@@ -33,12 +33,13 @@ from loop import STEPS, states, train
 from record import Record, parser
 from torch import Tensor
 
-from synaptic_intelligence.checkpoint import ImportanceFile, read_importance
+from synaptic_intelligence.checkpoint import read_importance
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.checkpoint import Checkpoint, checkpoint_path, read_checkpoint
 from synaptic_intelligence.experiments.folder import start_run
 from synaptic_intelligence.experiments.plan import EpochDone, Message, Plan
 from synaptic_intelligence.experiments.runner import run
+from synaptic_intelligence.importance_file import ImportanceFile
 from synaptic_intelligence.result import Result, read_result
 
 SHORT = ("--seeds", "2", "--c", "0", "--c", "1", "--epochs", "2", "--limit", "100")

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 import synaptic_intelligence as si
 from synaptic_intelligence.atomic import replacing
-from synaptic_intelligence.checkpoint import ImportanceFile, read_importance
+from synaptic_intelligence.checkpoint import read_importance
+from synaptic_intelligence.importance_file import ImportanceFile
 
 TASK, STEPS, EVERY = 50, 200, 5  # steps of a task, of all tasks, and between two checkpoints
 

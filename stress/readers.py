@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from record import ROOT, Record, parser
 
-from synaptic_intelligence.checkpoint import ImportanceFile, read_importance, write_importance
+from synaptic_intelligence.checkpoint import read_importance, write_importance
+from synaptic_intelligence.importance_file import ImportanceFile
 from synaptic_intelligence.result import read_result, write_result
 
 READERS = 4

@@ -13,9 +13,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import synaptic_intelligence as si
-from synaptic_intelligence.checkpoint import ImportanceFile, read_importance, write_importance
+from synaptic_intelligence.checkpoint import read_importance, write_importance
 from synaptic_intelligence.cli import importance_files
 from synaptic_intelligence.cli.app import app
+from synaptic_intelligence.importance_file import ImportanceFile
 
 
 class Outcome:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
-from synaptic_intelligence.checkpoint import ImportanceFile, read_importance, write_importance
+from synaptic_intelligence.checkpoint import read_importance, write_importance
+from synaptic_intelligence.importance_file import ImportanceFile
 from synaptic_intelligence.inspection import Inspection, bars, histogram_cells, inspected
 
 FLOATS = [torch.bfloat16, torch.float32, torch.float64]

@@ -19,7 +19,8 @@ from oracle import small_model, task_batches
 from torch import Tensor
 
 import synaptic_intelligence as si
-from synaptic_intelligence.checkpoint import ImportanceFile, read_importance, write_importance
+from synaptic_intelligence.checkpoint import read_importance, write_importance
+from synaptic_intelligence.importance_file import ImportanceFile
 from synaptic_intelligence.merging import merged
 
 Exact = list[Fraction]

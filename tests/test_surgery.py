@@ -18,7 +18,7 @@ from oracle import NaiveSynapses, assert_close, loss_of, same
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
-from synaptic_intelligence.checkpoint import ImportanceFile, from_state_dict
+from synaptic_intelligence.importance_file import ImportanceFile, from_state_dict
 
 Shapes = dict[str, tuple[int, ...]]
 C, XI, RATE = 0.7, 0.1, 0.2

@@ -14,18 +14,14 @@ from torch.optim import Optimizer
 
 from synaptic_intelligence.arguments import checked_number
 from synaptic_intelligence.binding import Binding, canonical_parameters, living
-from synaptic_intelligence.checkpoint import (
-    ImportanceFile,
-    from_state_dict,
-    read_importance,
-    to_state_dict,
-    write_importance,
-)
-from synaptic_intelligence.diagnosis import Diagnosis, diagnose, penalty, warn_at_task_end
+from synaptic_intelligence.checkpoint import read_importance, write_importance
+from synaptic_intelligence.diagnosis.pull import penalty
+from synaptic_intelligence.diagnosis.report import Diagnosis, diagnose, warn_at_task_end
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance import Importance, PathIntegral
 from synaptic_intelligence.importance.choice import importance_to_start_from
 from synaptic_intelligence.importance.estimator import refuse_other_data
+from synaptic_intelligence.importance_file import ImportanceFile, from_state_dict, to_state_dict
 from synaptic_intelligence.memory import Memory
 from synaptic_intelligence.observed import Observed
 from synaptic_intelligence.sharding import processes_of, together
@@ -195,8 +191,9 @@ class Consolidator:
 
         Example: see :class:`Diagnosis`.
         """
-        found = self._observed if loss is None else self._observed.with_loss(loss)
-        return diagnose(self._binding, self._state, self._strength, found, self._unprotected)
+        seen, known = self._observed, self._observed.loss_or(loss)
+        held = self._binding, self._state, self._strength, self._unprotected
+        return diagnose(*held, seen.movement, seen.classes, known)
 
     # The end of a task.
 
@@ -281,7 +278,7 @@ class Consolidator:
 
     def _end_task(self, omega: dict[str, Tensor], decay: float = 1.0) -> Mapping[str, Tensor]:
         # Warnings first, as a user may have made them errors: nothing is changed yet.
-        warn_at_task_end(self._binding, self._state, self._strength, self.penalty(), omega, self._observed)
+        warn_at_task_end(self._binding, self._state, self._strength, self.penalty(), omega, self._observed.movement)
         path = self._state.end_task(omega, decay=decay)
         self._observed.end_task()
         return path

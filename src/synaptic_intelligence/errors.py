@@ -42,3 +42,16 @@ def warn(message: str) -> None:
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, SynapseWarning, stacklevel=level)
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Return a text with its control characters escaped, which a terminal would obey, and cut in the middle if long.
+
+    Example:
+        >>> printable("a\\n\\x1b[2J")
+        'a\\\\n\\\\x1b[2J'
+        >>> printable("0123456789", most=4)
+        '01...89'
+    """
+    cut = text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2) :]}"
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in cut)

@@ -12,7 +12,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from synaptic_intelligence.checkpoint import ImportanceFile, printable, read_with_writer
+from synaptic_intelligence.checkpoint import read_with_writer
+from synaptic_intelligence.errors import printable
+from synaptic_intelligence.importance_file import ImportanceFile
 from synaptic_intelligence.strength import Strength
 
 _AT_ONCE = 1 << 20  # numbers that are in memory as float64 at the same time

@@ -11,14 +11,9 @@ import torch
 from torch import Tensor
 
 from synaptic_intelligence.arguments import checked_number
-from synaptic_intelligence.checkpoint import (
-    LARGEST_COUNT,
-    ImportanceFile,
-    printable,
-    read_importance,
-    write_importance,
-)
-from synaptic_intelligence.errors import SynapseError, warn
+from synaptic_intelligence.checkpoint import read_importance, write_importance
+from synaptic_intelligence.errors import SynapseError, printable, warn
+from synaptic_intelligence.importance_file import LARGEST_COUNT, ImportanceFile
 from synaptic_intelligence.strength import Strength, checked_strength, folded, pulls
 
 Missing = Literal["refuse", "free"]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import deepcopy
 from numbers import Real
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from synaptic_intelligence.classes import Classes
+from synaptic_intelligence.diagnosis.classes import Classes
+from synaptic_intelligence.diagnosis.movement import Movement
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance import Importance
-from synaptic_intelligence.movement import Movement
 from synaptic_intelligence.sharding import mean_over_processes
 from synaptic_intelligence.triggers import Trigger
 
@@ -82,15 +82,13 @@ class Observed:
             raise TypeError(f"a trigger has no data to give, and {importance.name} needs some: consolidate(data)")
         self.trigger = trigger
 
-    def with_loss(self, loss: float | Tensor) -> Observed:
-        """Return the same with another loss.
+    def loss_or(self, loss: float | Tensor | None) -> Tensor | None:
+        """Return a loss as :meth:`fired` notes it; None stands for the one that was noted.
 
         Raises:
             ValueError, TypeError: as :meth:`fired`.
         """
-        other = copy(self)
-        other.loss = _one_number(loss, torch.device("cpu"))
-        return other
+        return self.loss if loss is None else _one_number(loss, torch.device("cpu"))
 
     def end_task(self) -> None:
         """Begin the next task."""

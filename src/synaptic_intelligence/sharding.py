@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
@@ -188,6 +189,21 @@ def together(group: Any, action: Callable[[], T]) -> T:
         if other is not None:
             raise other
     return cast(T, result)
+
+
+def in_all_processes(tensors: Iterable[Tensor], action: Callable[[], None]) -> None:
+    """Do what :func:`together` does, among all processes that share one of the tensors.
+
+    Example:
+        >>> import torch
+        >>> in_all_processes([torch.ones(1)], lambda: print("done"))
+        done
+    """
+    sharded: Any = list(filter(is_sharded, tensors))
+    for mesh in dict.fromkeys(tensor.device_mesh for tensor in sharded):
+        for group in mesh.get_all_groups():
+            action = partial(together, group, action)
+    action()
 
 
 def _spec(tensor: Any) -> tuple[Any, ...]:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from synaptic_intelligence.arguments import checked_number
-from synaptic_intelligence.checkpoint import ImportanceFile, printable
-from synaptic_intelligence.errors import SynapseError, warn
+from synaptic_intelligence.errors import SynapseError, printable, warn
 from synaptic_intelligence.functional import surrogate_loss
 from synaptic_intelligence.importance import Importance, TaskEnd
 from synaptic_intelligence.importance.estimator import Batches
+from synaptic_intelligence.importance_file import ImportanceFile
 from synaptic_intelligence.memory import Memory, total_bytes
 from synaptic_intelligence.sharding import anywhere, is_placed_like, is_sharded, local, placed_like, whole
 from synaptic_intelligence.strength import Strength

@@ -21,12 +21,12 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from synaptic_intelligence.binding import Binding
+from synaptic_intelligence.diagnosis.movement import Movement
+from synaptic_intelligence.diagnosis.stability import Watch
 from synaptic_intelligence.errors import SynapseError
-from synaptic_intelligence.movement import Movement
 from synaptic_intelligence.native import Plan, Row
 from synaptic_intelligence.passes import pass_after, pass_before
 from synaptic_intelligence.sharding import local_rows, placed_like
-from synaptic_intelligence.stability import Watch
 from synaptic_intelligence.state import State
 from synaptic_intelligence.strength import Strength, negative, pulls
 

@@ -13,16 +13,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from synaptic_intelligence.binding import canonical_parameters
-from synaptic_intelligence.checkpoint import (
-    ImportanceFile,
-    from_state_dict,
-    read_importance,
-    to_state_dict,
-    write_importance,
-)
+from synaptic_intelligence.checkpoint import read_importance, write_importance
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance import Importance
 from synaptic_intelligence.importance.of_model import refuse_another_model
+from synaptic_intelligence.importance_file import ImportanceFile, from_state_dict, to_state_dict
 from synaptic_intelligence.sharding import anywhere, local, placed_like, processes_of, together, whole
 from synaptic_intelligence.strength import Strength
 

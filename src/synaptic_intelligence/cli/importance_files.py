@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from synaptic_intelligence.checkpoint import printable
 from synaptic_intelligence.cli.refusal import refuse
-from synaptic_intelligence.errors import SynapseError, SynapseWarning
+from synaptic_intelligence.errors import SynapseError, SynapseWarning, printable
 from synaptic_intelligence.experiments.folder import RefusedError
 from synaptic_intelligence.experiments.settings import option
 from synaptic_intelligence.inspection import (

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from synaptic_intelligence.arguments import checked_number
-from synaptic_intelligence.checkpoint import SCHEMA, ImportanceFile, from_state_dict
 from synaptic_intelligence.consolidator import Consolidator
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance import PathIntegral
+from synaptic_intelligence.importance_file import SCHEMA, ImportanceFile, from_state_dict
 from synaptic_intelligence.optim.kind import Kind, Options
 from synaptic_intelligence.state import Named, State
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from test_movement import Ops
+from operations import Ops
 from torch import Tensor, nn
 
-from synaptic_intelligence.classes import LABELS, Classes
+from synaptic_intelligence.diagnosis.classes import LABELS, Classes
 
 
 def seen(*tasks: list[int]) -> Classes:

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from operations import Ops
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from synaptic_intelligence.errors import SynapseWarning
-from synaptic_intelligence.movement import EVERY, NUMBERS, Movement, Row, Warned, _places, _spread
+from synaptic_intelligence.diagnosis.movement import EVERY, NUMBERS, Movement, Row, _places, _spread
 
 CPU = torch.device("cpu")
-
-
-class Ops(TorchDispatchMode):
-    """Notes each operation that is run."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def advance(movement: Movement) -> None:
@@ -223,48 +209,6 @@ def test_parameters_of_other_strides_and_dtypes_are_compared_number_by_number() 
     of_all, coarse = movement.counts()
     assert (of_all.driven, of_all.still) == (1210.0, 8.0)
     assert (coarse.driven, coarse.still, coarse.samples) == (10.0, 8.0, 1.0)
-
-
-# What was warned of.
-
-
-def told(judgements: list[str | None]) -> list[bool]:
-    """Return for each task whether a warning was given, if so much was judged at its end."""
-    warned, given = Warned(), []
-    for number, judgement in enumerate(judgements):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            if judgement != "not looked for":
-                warned.judge("still", None if judgement is None else f"{number} {judgement}")
-            warned.judge("other", None)
-        warned.end_task()
-        given.append(bool(caught))
-    return given
-
-
-def test_what_lasts_is_warned_of_once_and_again_after_a_task_without_it() -> None:
-    assert told(["bad", "bad", "bad"]) == [True, False, False]
-    assert told(["bad", None, "bad", "bad"]) == [True, False, True, False]
-    assert told(["bad", "not looked for", "bad"]) == [True, False, False]
-
-
-def test_what_comes_and_goes_within_a_task_is_warned_of_once() -> None:
-    warned = Warned()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(3):
-            for message in ("first", None):
-                warned.judge("unstable", message)
-            warned.end_task()
-    assert [str(warning.message) for warning in caught] == ["first"]
-
-
-def test_a_warning_that_is_an_error_stays_one_until_it_is_mended() -> None:
-    warned = Warned()
-    for _ in range(2):
-        with pytest.raises(SynapseWarning, match="bad"):  # as all warnings are errors here
-            warned.judge("still", "bad")
-    warned.judge("still", None)
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 127, 128, 1000, 256 * 784, 4096 * 11008, 2**33])

@@ -1,4 +1,4 @@
-"""How many numbers a step leaves exactly where they were, from a sample at few steps; and what was warned of."""
+"""How many numbers a step leaves exactly where they were, from a sample at few steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from synaptic_intelligence.errors import warn
+from synaptic_intelligence.diagnosis.warned import Warned
 from synaptic_intelligence.sharding import is_sharded, local
 
 EVERY = 64
@@ -29,48 +29,6 @@ _FIRST = 5  # no first step of a training, which may be one of a warm-up
 _APART = 25  # by so much later from one to the next: EVERY over the golden ratio's square, and odd, to come to each
 _ENOUGH = 2  # samples: one step may be unlike the others
 _BITS = 20  # by which places between two numbers of a sample are told apart
-
-
-@final
-class Warned:
-    """What users were warned of, so that they are not told again as long as it lasts.
-
-    Example:
-        >>> import warnings
-        >>> with warnings.catch_warnings(record=True) as caught:
-        ...     warnings.simplefilter("always")
-        ...     warned = Warned()
-        ...     for share in (0.7, 0.8, None, 0.9):  # four tasks
-        ...         warned.judge("still", None if share is None else f"{share} stayed")
-        ...         warned.end_task()
-        >>> [str(warning.message) for warning in caught]
-        ['0.7 stayed', '0.9 stayed']
-    """
-
-    def __init__(self) -> None:
-        self._told: set[str] = set()
-        self._judged: set[str] = set()  # in this task
-        self._found: set[str] = set()
-
-    def judge(self, what: str, message: str | None) -> None:
-        """Warn of something, unless it was warned of and has not been away for a task since.
-
-        Args:
-            what: a short key.
-            message: None: it was looked for, and is not there.
-        """
-        self._judged.add(what)
-        if message is None:
-            return
-        self._found.add(what)
-        if what not in self._told:
-            warn(message)  # which may raise, and then it is to be told again
-            self._told.add(what)
-
-    def end_task(self) -> None:
-        """Forget what was looked for in this task, and not found."""
-        self._told -= self._judged - self._found
-        self._judged, self._found = set(), set()
 
 
 class Counts(NamedTuple):

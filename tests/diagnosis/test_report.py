@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from operations import Ops
 from oracle import same, small_model, task_batches
-from test_movement import Ops
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
-from synaptic_intelligence.diagnosis import _pull_share
+from synaptic_intelligence.diagnosis.pull import pull_share
 
 
 class Bench:
@@ -305,7 +305,7 @@ def test_a_pull_where_the_task_has_no_gradient_drowns_nothing() -> None:
 def test_all_shares_are_read_from_the_device_at_once() -> None:
     synapses = Bench().in_second_task().synapses
     with Ops() as ops:
-        share, _ = _pull_share(synapses._binding, synapses._state, synapses._strength)
+        share, _ = pull_share(synapses._binding, synapses._state, synapses._strength)
     assert share is not None
     # float() of a tensor would be an operation, and tolist() is none.
     assert sum("stack" in op for op in ops.seen) == 1

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_movement import Ops
+from operations import Ops
 
 import synaptic_intelligence as si
 from synaptic_intelligence.binding import Binding
-from synaptic_intelligence.stability import Stiffest, Watch, stability_bound, stiffest
+from synaptic_intelligence.diagnosis.stability import Stiffest, Watch, stability_bound, stiffest
 
 SETTINGS: list[dict[str, Any]] = [
     {},
