@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from disk import no_file_larger_than
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -158,17 +157,6 @@ def test_loading_takes_the_files_strength_with_a_warning(tmp_path: Path) -> None
 
 
 # Writing is one step.
-
-
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """The nearest to a full disk that needs no disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [0, 10, 4096])

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import Outcome
 from made_up import RESULT, measures
 from rich.console import Console
-from typer.testing import CliRunner
 
 import synaptic_intelligence as si
 import synaptic_intelligence.data
 from synaptic_intelligence.cli import main
-from synaptic_intelligence.cli.app import app
 from synaptic_intelligence.cli.progress import show_progress
 from synaptic_intelligence.data import load_mnist
 from synaptic_intelligence.experiments import EXPERIMENTS
@@ -33,14 +32,6 @@ from synaptic_intelligence.tasks import Task
 
 BUNDLED = Path(synaptic_intelligence.data.__file__).parent / "files" / "mnist"
 QUICK = ["run", "split-mnist", "--seeds", "1", "--epochs", "1", "--limit", "200", "--workers", "1"]
-
-
-class Outcome:
-    def __init__(self, *words: str | Path) -> None:
-        done = CliRunner().invoke(app, [str(word) for word in words])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        self.code, self.out, self.error = done.exit_code, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

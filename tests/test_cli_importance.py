@@ -9,22 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from command import Outcome
 from rich.console import Console
-from typer.testing import CliRunner
 
 import synaptic_intelligence as si
 from synaptic_intelligence.checkpoint import read_importance, write_importance
 from synaptic_intelligence.cli import importance_files
-from synaptic_intelligence.cli.app import app
 from synaptic_intelligence.importance_file import ImportanceFile
-
-
-class Outcome:
-    def __init__(self, *words: str | Path) -> None:
-        done = CliRunner().invoke(app, [str(word) for word in words])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        self.code, self.out, self.error = done.exit_code, done.stdout, done.stderr
 
 
 def write(to: Path, omega: list[float] | None = None, anchor: float = 0.0, name: str = "w", **fields: Any) -> Path:

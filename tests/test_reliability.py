@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +22,7 @@ import pytest
 import readers
 import soak
 import torch
+from disk import no_file_larger_than
 from formats import FORMATS
 from fuzz import Inputs
 from record import Record, trend
@@ -115,16 +114,6 @@ def test_an_input_that_runs_code_is_noticed(tmp_path: Path) -> None:
 
 
 # Disks.
-
-
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def failing(number: int) -> Any:

@@ -13,24 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import Outcome
 from made_up import RESULT
-from typer.testing import CliRunner
 
-from synaptic_intelligence.cli.app import app
 from synaptic_intelligence.cli.reproducing import default_names
 from synaptic_intelligence.data import load_cifar10
 from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES, split_cifar, split_cifar10
 from synaptic_intelligence.paper.sections import SECTIONS
 from synaptic_intelligence.result import read_result, write_result
 from synaptic_intelligence.tasks import Task
-
-
-class Outcome:
-    def __init__(self, *words: str | Path) -> None:
-        done = CliRunner().invoke(app, [str(word) for word in words])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        self.code, self.out, self.error = done.exit_code, done.stdout, done.stderr
 
 
 def _noise(name: str, classes: int) -> Task:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
+from operations import Largest
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
@@ -361,21 +362,6 @@ def test_the_fallback_passes_over_frozen_and_unused_parameters(kind: Kind) -> No
 
 
 # What it holds in memory.
-
-
-class Largest(TorchDispatchMode):
-    """Notes the size of the largest tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        TorchDispatchMode.__init__(self)
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for one in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(one, Tensor):
-                self.elements = max(self.elements, one.numel())
-        return result
 
 
 @both_kinds

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from operations import Largest
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import synaptic_intelligence as si
 from synaptic_intelligence.experiments.importance_measures import mas
@@ -192,21 +192,6 @@ def test_an_output_whose_square_overflows_is_fine() -> None:
     with pytest.warns(si.SynapseWarning, match="float16"):
         found = importance(model, [(torch.ones(1, 1, dtype=torch.float16), torch.zeros(1))])
     assert found["weight"].item() == 600
-
-
-class Largest(TorchDispatchMode):
-    """Notes the size of the largest tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        TorchDispatchMode.__init__(self)
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for one in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(one, Tensor):
-                self.elements = max(self.elements, one.numel())
-        return result
 
 
 def test_no_more_gradients_than_a_chunk_are_held_at_once() -> None:
