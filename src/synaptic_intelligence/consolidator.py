@@ -443,6 +443,7 @@ class Consolidator:
 
         Raises:
             SynapseError: the state is of another schema or estimator, of other settings, names or shapes, or damaged.
+            TypeError, ValueError: its ``c`` is one for each replicate, and these parameters hold no such replicates.
 
         Example:
             >>> import torch, synaptic_intelligence as si
