@@ -67,7 +67,7 @@ def short(name: str, seeds: int, **changes: Any) -> Form:
 FORMS = {
     "split-mnist": short("split-mnist", 3),
     "permuted-mnist": short("permuted-mnist", 3, tasks=5, epochs=3, limit=10_000),
-    "split-cifar": short("split-cifar", 2, tasks=4, epochs=8, limit=2000),
+    "split-cifar": short("split-cifar", 3, tasks=4, epochs=8, limit=2000),
 }
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 import torch
-from oracle import relative_difference
-from torch import Tensor
+from oracle import assert_close, relative_difference
+from torch import Tensor, nn
 from twins import count_rules, needs_kernel, no_kernel
 
+import synaptic_intelligence as si
+from synaptic_intelligence import passes
 from synaptic_intelligence.functional import path_increment, surrogate_gradient
 from synaptic_intelligence.native import Row
 from synaptic_intelligence.passes import pass_after, pass_before
@@ -150,3 +153,34 @@ def test_an_overflow_is_told_from_either_part() -> None:
     for first, second in ((good, bad.T), (bad, good.T), (good, torch.tensor([[1.0, 2.0], [torch.nan, 4.0]]).T)):
         assert int(pass_after([row(first), row(second)], maximize=False)) == 1
     assert int(pass_after([row(good), row(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T)], maximize=False)) == 0
+
+
+@needs_kernel
+@pytest.mark.parametrize("begun", [0, 1], ids=["before the first step", "between two tasks"])
+def test_a_network_that_becomes_channels_last_keeps_the_kernel(begun: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("torch's foreach took the pass")
+
+    for name in ("add_surrogate_gradients_", "integrate_paths_"):
+        monkeypatch.setattr(passes, name, slow)
+    model, twin = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)).double() for _ in range(2))
+    twin.load_state_dict(model.state_dict())
+    pairs = []
+    for network in (model, twin):
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+        synapses = si.SynapticIntelligence(network.named_parameters(), optimizer, c=0.5, xi=0.1)
+        pairs.append((network, optimizer, synapses))
+    for task in range(3):
+        if task == begun:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for network, optimizer, synapses in pairs:
+            for step in range(4):
+                optimizer.zero_grad()
+                x = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(9 * task + step)).double()
+                (network(x) - task).square().mean().backward()
+                optimizer.step()
+            synapses.consolidate()
+    (_, _, synapses), (_, _, others) = pairs
+    assert synapses.omega["0.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert_close(model.named_parameters(), dict(twin.named_parameters()), 1e-12)
+    assert_close(synapses.omega.items(), dict(others.omega), 1e-12)

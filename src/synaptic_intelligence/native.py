@@ -205,6 +205,18 @@ def alike(tensor: Tensor, parameter: Tensor, dtype: torch.dtype | None = None) -
     )
 
 
+def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return the tensor, or a copy of it in the parameter's places where it lies in others.
+
+    Example:
+        >>> like(torch.ones(3, 2).T, torch.ones(2, 3)).stride()
+        (3, 1)
+    """
+    if alike(tensor, parameter, tensor.dtype):
+        return tensor
+    return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+
+
 def of_one_kind(tensor: Tensor, parameter: Tensor, dtype: torch.dtype | None = None) -> bool:
     """Whether a copy of a tensor in the parameter's places holds the same numbers, and is :func:`alike`.
 

@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from synaptic_intelligence import native
 from synaptic_intelligence.arguments import checked_number
 from synaptic_intelligence.errors import SynapseError, printable, warn
 from synaptic_intelligence.functional import surrogate_loss
@@ -67,7 +68,7 @@ class State:
         device = next(iter(self.anchor.values())).device
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
-        self._seen: list[Any] | None = None  # shapes, dtypes and devices of all parameters at the last look
+        self.seen: list[Any] = []  # how all parameters lay at the last look, in a new list where that has changed
         self._versions: dict[str, int] = {}  # of each parameter after the last step; where missing, any will do
         self._warned_of_edit = False
 
@@ -146,7 +147,7 @@ class State:
         Raises:
             SynapseError: a parameter has another shape now, or is another one of those that are known.
         """
-        kinds = [*map(_kind, parameters.values())]
+        kinds = [*map(_kind, parameters.values()), *map(Tensor.is_contiguous, parameters.values())]
         if self._is_as_seen(parameters, kinds):
             return []
         self.refuse_others(parameters)  # first look, then touch
@@ -159,20 +160,21 @@ class State:
             anchor = self.anchor[name]
             dtype = torch.promote_types(anchor.dtype, parameter.dtype)
             placed = not self.sharded or is_placed_like(anchor, parameter)
-            if parameter.device != anchor.device or dtype != anchor.dtype or not placed:
+            apart = not self.sharded and anchor.is_contiguous() != parameter.is_contiguous()  # as with channels_last
+            if parameter.device != anchor.device or dtype != anchor.dtype or apart or not placed:
                 self._move(name, parameter, dtype)
             if self.untouched:
                 self.anchor[name].copy_(parameter)
         self.parameters = {name: self.parameters[name] for name in parameters}
-        self._seen = kinds
+        self.seen = kinds
         if replaced:
             self.tell_replaced()
         return replaced
 
     def _is_as_seen(self, parameters: Mapping[str, Tensor], kinds: list[Any]) -> bool:
-        """Whether these are the very parameters of the last look, of the same shapes, dtypes and devices."""
+        """Whether these are the very parameters of the last look, and lie as they lay."""
         return (
-            not self.untouched and kinds == self._seen and all(map(is_, parameters.values(), self.parameters.values()))
+            not self.untouched and kinds == self.seen and all(map(is_, parameters.values(), self.parameters.values()))
         )
 
     def edited(self) -> bool:
@@ -410,12 +412,11 @@ class State:
 
     def _move(self, name: str, parameter: Tensor, dtype: torch.dtype) -> None:
         device = parameter.device
-        for named in (self.anchor, self.path):
+        for named in (self.anchor, self.path, self.omega):
             if name in named:
-                named[name] = placed_like(named[name].to(device, dtype), parameter)
-        if name in self.omega:
-            omega = self.omega[name].to(device, self._dtype(self.anchor[name]))
-            self.omega[name] = placed_like(omega, parameter)
+                wanted = self._dtype(self.anchor[name]) if named is self.omega else dtype
+                moved = placed_like(named[name].to(device, wanted), parameter)
+                named[name] = moved if is_sharded(moved) else native.like(moved, parameter)
         self._skipped, self._nonfinite = self._skipped.to(device), self._nonfinite.to(device)
         self._versions.pop(name, None)
         self.tell_replaced()

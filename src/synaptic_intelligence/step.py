@@ -110,6 +110,7 @@ class Step:
         self._after: defaultdict[int, Plan] = defaultdict(lambda: Plan("integrate_all"))
         self._work: dict[str, Tensor] = {}  # scratch in the dtype of the path: theta before the step
         self._used: dict[str, Tensor] = {}  # scratch in the dtype of the gradient: what the optimizer is given
+        self._scratch_of: list[Any] = []  # how parameters lay when that was made
 
     @property
     def scratch(self) -> list[Tensor]:
@@ -252,7 +253,8 @@ class Step:
         """Notice parameters that were replaced, moved or edited since the last step."""
         for old, new in self._state.follow(self._binding.parameters()):
             self._binding.replace(old, new)
-            self._work, self._used = {}, {}  # of other places, perhaps
+        if self._scratch_of is not self._state.seen:
+            self._work, self._used, self._scratch_of = {}, {}, self._state.seen
         self._state.warn_of_edit()
 
     @torch.no_grad()

@@ -87,7 +87,7 @@ class Walk:
             rows = [(*row[:5], *moments, row[8]) for row, moments in zip(self._rows, found, strict=True)]
         else:
             # For this step alone, a gradient that lies in other places is copied into the parameter's.
-            rows = self._as_rows([(*each[:4], like(each[4], each[2])) for each in moving])
+            rows = self._as_rows([(*each[:4], native.like(each[4], each[2])) for each in moving])
         self.forget()
         overflow = torch.tensor(int(native.run(kind.rule, rows, settings)))
         torch.autograd.graph.increment_version([parameter for _, _, parameter, _, _ in moving])
@@ -156,7 +156,7 @@ class Walk:
             if not native.of_one_kind(tensor, parameter, dtype):
                 return False
             # As after loading, or when a network was made channels_last.
-            tensors[key] = like(tensor, parameter)
+            tensors[key] = native.like(tensor, parameter)
             kept.tell_replaced()
         return True
 
@@ -170,15 +170,3 @@ class Walk:
 
     def _dtypes(self) -> set[torch.dtype]:
         return {p.dtype for group in self._optimizer.param_groups for p in group["params"]}
-
-
-def like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return the tensor, or a copy of it in the parameter's places where it lies in others.
-
-    Example:
-        >>> like(torch.ones(3, 2).T, torch.ones(2, 3)).stride()
-        (3, 1)
-    """
-    if native.alike(tensor, parameter, tensor.dtype):
-        return tensor
-    return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
