@@ -118,6 +118,7 @@ def test_metadata_says_what_the_file_is(tmp_path: Path) -> None:
         "tasks": 2,
         "steps": 1,
         "origin": "",
+        "own_c": False,
         "shapes": {"weight": [2, 3], "bias": [2]},
         "library": si.__version__,
         "torch": torch.__version__,
@@ -607,3 +608,30 @@ def test_a_tensor_where_none_can_be_is_refused(key: str, kind: str) -> None:
         from_state_dict({**state, key: value})
     with pytest.raises(si.SynapseError, match=r"settings={'xi': a tensor"):
         from_state_dict({**state, "settings": {"xi": value}})
+
+
+def test_a_file_says_whether_groups_had_strengths_of_their_own(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    for own in (False, True):
+        groups: list[dict[str, Any]] = [{"params": list(layer.parameters())} for layer in model]
+        groups[1].update({"c": 5.0} if own else {})
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=0.5, xi=0.1)
+        synapses.save(tmp_path / "a.safetensors")
+        assert read_importance(tmp_path / "a.safetensors").own_c is own
+        assert from_state_dict(synapses.state_dict()).own_c is own
+        told = str(si.inspect_importance(tmp_path / "a.safetensors")).splitlines()[0]
+        assert told == "path_integral, xi = 0.1; c = 0.5" + ", but for parameter groups with a c of their own" * own
+        synapses.detach()
+
+
+def test_files_and_states_from_before_there_was_an_origin_are_read(tmp_path: Path) -> None:
+    path = small(tmp_path / "a.safetensors")
+    new, added = read_importance(path), ("origin", "way_back", "own_c")
+    header = header_of(path)
+    rewrite(path, header={key: value for key, value in header.items() if key not in added})
+    read = read_importance(path)
+    assert (read.origin, read.way_back, read.own_c) == ("", None, False)
+    assert torch.equal(read.omega["w"], new.omega["w"])
+    state = {key: value for key, value in to_state_dict(new).items() if key not in added}
+    assert from_state_dict(state).own_c is False

@@ -8,6 +8,8 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 import synaptic_intelligence as si
-from synaptic_intelligence import native
+from synaptic_intelligence import checkpoint, native
 from synaptic_intelligence.checkpoint import read_importance, write_importance
 from synaptic_intelligence.triggers import Every, Plateau
 
@@ -775,8 +777,9 @@ def load_changed(change: Callable[[dict[str, Any]], Any]) -> None:
 def _(folder: Path) -> None:
     with pytest.raises(si.SynapseError, match="no state of synapses"):
         load_changed(lambda state: state.pop("omega"))
-    with pytest.raises(si.SynapseError, match="cannot be"):
-        load_changed(lambda state: state.update(steps="many"))
+    for steps in ("many", -1, 10**5000):
+        with pytest.raises(si.SynapseError, match=r"steps=.*, which must be a whole number"):
+            load_changed(partial(dict.update, steps=steps))
     with pytest.raises(si.SynapseError, match="no tensors"):
         load_changed(lambda state: state.update(omega=[1.0]))
     with pytest.raises(si.SynapseError, match="untouched"):
@@ -855,6 +858,15 @@ def _(folder: Path) -> None:
     bench.fails(lambda: bench.synapses.load(path))
 
 
+@case("an importance file that is replaced all the time", OSError)
+def _(folder: Path) -> None:
+    make().save(folder / "a")
+    moments = count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_identity", lambda path: next(moments))
+        read_importance(folder / "a")
+
+
 def merge(folder: Path, change: Callable[[si.Consolidator], Any] | None = None, **options: Any) -> None:
     """Merge the importance of two models; the second's is changed before it is saved."""
     for name in ("one", "two"):
@@ -921,6 +933,11 @@ def _(folder: Path) -> None:
     other_file(folder, settings={"xi": 0.2})
 
 
+@case("merging files whose importance began otherwise", si.SynapseError)
+def _(folder: Path) -> None:
+    other_file(folder, origin="uniform, value = 1.0, weight = 1")
+
+
 @case("merging files of other names or shapes", si.SynapseError)
 def _(folder: Path) -> None:
     with pytest.raises(si.SynapseError, match="different shapes"):
@@ -941,6 +958,16 @@ def _(folder: Path) -> None:
         synapses.c = 0.0
 
     merge(folder, idle)
+
+
+@case("merging into a file that pulls nothing", si.SynapseWarning)
+def _(folder: Path) -> None:
+    merge(folder, c=[0.0, 0.0])
+
+
+@case("merging a file whose parameter groups had a `c` of their own", si.SynapseWarning)
+def _(folder: Path) -> None:
+    other_file(folder, own_c=True)
 
 
 @case("inspecting with a `top` that is no count", ValueError)
@@ -1126,6 +1153,24 @@ def _(folder: Path) -> None:
         bench.synapses.trigger = Every(10)
 
     bench.fails(set_trigger)
+
+
+@case("a trigger that is none", TypeError)
+def _(folder: Path) -> None:
+    class Deaf(Every):  # type: ignore[misc]
+        needs_loss = None  # type: ignore[assignment]
+
+    synapses = make()
+    for none, why in ((7, r"no fires\(\)"), (Deaf(3), "no needs_loss")):
+        with pytest.raises(TypeError, match=why):
+            synapses.trigger = none  # type: ignore[assignment]
+    assert synapses.trigger is None
+    synapses.trigger = Every  # type: ignore[assignment]
+
+
+@case("a trigger whose `decay` bfloat16 would round away", ValueError)
+def _(folder: Path) -> None:
+    make(omega_dtype=torch.bfloat16).trigger = Every(3, decay=0.999)
 
 
 @case("state of another trigger, of other settings, or damaged", si.SynapseError)
@@ -1336,6 +1381,11 @@ def _(folder: Path) -> None:
     bench.fails(lambda: bench.synapses.consolidate(decay=1.5))
 
 
+@case("a `decay` that bfloat16 would round away", ValueError)
+def _(folder: Path) -> None:
+    make(omega_dtype=torch.bfloat16).consolidate(decay=0.999)
+
+
 @case("`bootstrap` after a step or a task", si.SynapseError)
 def _(folder: Path) -> None:
     bench = Bench()
@@ -1355,6 +1405,29 @@ def _(folder: Path) -> None:
 @case("`bootstrap` with the path integral", ValueError)
 def _(folder: Path) -> None:
     make().bootstrap(si.PathIntegral(0.1))
+
+
+@case("`bootstrap` with what is no estimator", TypeError)
+def _(folder: Path) -> None:
+    with pytest.raises(TypeError, match="not str"):
+        make().bootstrap("fisher", task_batches(0, 1))  # type: ignore[arg-type]
+    make().bootstrap(si.Uniform)  # type: ignore[arg-type]
+
+
+@case("`bootstrap` that finds nothing important at all", si.SynapseError)
+def _(folder: Path) -> None:
+    model = nn.Linear(4, 3, bias=False)
+    synapses = make(model=model)
+    with pytest.raises(si.SynapseError, match="not round to zero"):
+        synapses.bootstrap(si.Uniform(), weight=1e-50)
+    synapses.detach()
+    bootstrapped(si.MAS(model), [(torch.zeros(8, 4), torch.zeros(8))], model)
+
+
+@case("`bootstrap` that finds nothing important in some parameters", si.SynapseWarning)
+def _(folder: Path) -> None:
+    model = nn.Linear(4, 3)
+    make(model=model).bootstrap(si.MAS(model), [(torch.zeros(8, 4), torch.zeros(8))])  # the bias alone counts
 
 
 @case("a loss to `observe` that has not one element", ValueError)
@@ -1381,6 +1454,19 @@ def _(folder: Path) -> None:
     si.optim.SGD(small_model().named_parameters(), c=0.5, xi=0.1, surgery=si.Surgery(added=["0"]))
 
 
+@case("surgery that is none", TypeError)
+def _(folder: Path) -> None:
+    bench = Bench()
+    bench.fails(
+        lambda: bench.synapses.attach(bench.optimizer, bench.model.named_parameters(), surgery="head")  # type: ignore[arg-type]
+    )
+
+
+@case("surgery on a state that is none", si.SynapseError)
+def _(folder: Path) -> None:
+    si.Surgery().state(None, small_model().named_parameters())  # type: ignore[arg-type]
+
+
 @case("a strength is asked of a loss that did not fall", ValueError)
 def _(folder: Path) -> None:
     bench = Bench()
@@ -1390,6 +1476,32 @@ def _(folder: Path) -> None:
 @case("a strength is asked without a task that ended here", si.SynapseError)
 def _(folder: Path) -> None:
     si.suggest_c(make(), loss_before=2.0, loss_after=1.0)
+
+
+@case("a strength is asked of what has none", TypeError)
+def _(folder: Path) -> None:
+    model = small_model()
+    optimizer = si.optim.SGD(model.named_parameters(), lr=0.1, c=0.1, xi=0.1)
+    with pytest.raises(TypeError, match=r"optimizer\.synapses"):
+        si.suggest_c(optimizer, loss_before=2.0, loss_after=1.0)  # type: ignore[arg-type]
+    si.suggest_c(stacked_synapses(torch.optim.SGD, 2, 3), loss_before=2.0, loss_after=1.0)
+
+
+@case("a strength is asked after a merged file was loaded", si.SynapseError)
+def _(folder: Path) -> None:
+    merge(folder, merged_c=0.5)
+    bench = Bench()
+    bench.synapses.load(folder / "two")  # which merge has written over
+    with pytest.raises(si.SynapseError, match="merged file"):
+        si.suggest_c(bench.synapses, loss_before=2.0, loss_after=1.0)
+    si.suggest_c(bench.synapses, loss_before=2.0, loss_after=1.0)
+
+
+@case("a strength is asked where parameter groups have their own", si.SynapseError)
+def _(folder: Path) -> None:
+    model = small_model()
+    groups = [{"params": [p], "c": 0.5} for p in model.parameters()]
+    si.suggest_c(make(model=model, optimizer=torch.optim.SGD(groups, lr=0.1)), loss_before=2.0, loss_after=1.0)
 
 
 # A strength for each replicate.

@@ -64,6 +64,7 @@ def several(draw: st.DrawFn) -> tuple[list[tuple[float, list[float], list[float]
     return files, draw(st.lists(numbers[1], min_size=3, max_size=3))
 
 
+@pytest.mark.filterwarnings("ignore:the merged file pulls nothing")
 @given(several(), st.sampled_from([1.0, 0.1, 30.0]))
 def test_the_penalties_sum_is_the_merged_penalty_and_a_constant(
     case: tuple[list[tuple[float, list[float], list[float]]], list[list[float]]], merged_c: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -408,3 +409,27 @@ def test_bootstrap_takes_the_own_estimator_where_it_takes_data() -> None:
     assert synapses.state_dict()["origin"].startswith("fisher")
     with pytest.raises(TypeError, match="the first is an estimator, not list"):
         around(small_model())[1].bootstrap(task_batches(0, 1))  # type: ignore[arg-type]
+
+
+def test_a_bootstrap_whose_warning_is_an_error_leaves_no_origin() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    synapses = si.SynapticIntelligence(model.named_parameters(), optimizer, c=100.0, xi=XI)
+    before = copy.deepcopy(synapses.state_dict())
+    with pytest.raises(si.SynapseWarning, match="swing ever wider"):
+        synapses.bootstrap(si.Uniform())
+    assert same(before, synapses.state_dict())
+    assert before["origin"] == ""
+
+
+def test_a_trigger_hears_of_the_first_step_after_a_file_was_loaded(tmp_path: Path) -> None:
+    model = small_model()
+    optimizer, synapses = around(model)
+    learn(model, optimizer, task_batches(0, 1)[0])
+    synapses.consolidate()
+    synapses.save(tmp_path / "a.safetensors")
+    batches = task_batches(1, 4)
+    synapses.observe(learn(model, optimizer, batches[0]))
+    synapses.trigger = si.triggers.Every(3)
+    synapses.load(tmp_path / "a.safetensors")
+    assert [synapses.observe(learn(model, optimizer, batch)) for batch in batches[1:]] == [False, False, True]

@@ -3,7 +3,7 @@
 from synaptic_intelligence import optim, triggers
 from synaptic_intelligence.choosing import suggest_c
 from synaptic_intelligence.consolidator import Consolidator, SynapticIntelligence
-from synaptic_intelligence.diagnosis.findings import Finding
+from synaptic_intelligence.diagnosis.finding import Finding
 from synaptic_intelligence.diagnosis.report import Diagnosis
 from synaptic_intelligence.errors import SynapseError, SynapseWarning
 from synaptic_intelligence.importance import (

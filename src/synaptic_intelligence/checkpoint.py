@@ -131,7 +131,7 @@ def _read(path: Path) -> tuple[ImportanceFile, str]:
         # The message quotes the file, which may hold what a terminal would obey: not as the cause, where it stands raw.
         raise ValueError(f"{path} is damaged or no safetensors file: {printable(str(error))}") from None
     if (unfit := unfit_field(header)) is not None:
-        raise ValueError(f"{path} has {unfit}={reprlib.repr(header.get(unfit))} in its metadata")
+        raise ValueError(f"{path} has in its metadata {unfit}")
     parts: dict[str, dict[str, Tensor]] = {"omega": {}, "anchor": {}, "path": {}}
     for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
@@ -159,7 +159,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(
             f"{path} has schema {reprlib.repr(schema)}; this library ({__version__}) reads schema {SCHEMA}"
         )
-    return {"origin": "", **header}
+    return {"origin": "", "own_c": False, **header}  # there were files without these
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -59,6 +59,11 @@ def suggest_c(synapses: Consolidator, *, loss_before: float, loss_after: float, 
         >>> round(synapses.c * synapses.omega["w"].item() * (1 - 0) ** 2, 3)  # the pull's loss, all the way back
         3.0
     """
+    if not isinstance(synapses, Consolidator):
+        raise TypeError(
+            f"synapses must be a Consolidator, not {type(synapses).__name__}: give optimizer.synapses where they are "
+            "inside one"
+        )
     gain = _loss(loss_before, "loss_before") - _loss(loss_after, "loss_after")
     allowed = checked_number(allowed, "allowed", zero_is_fine=False)
     if isinstance(synapses.c, Tensor):
@@ -77,6 +82,11 @@ def suggest_c(synapses: Consolidator, *, loss_before: float, loss_after: float, 
             f"the loss did not fall: loss_before minus loss_after is {gain:g}, so there is nothing to hold"
         )
     way_back = synapses._state.way_back
+    if way_back is None and synapses.tasks:
+        raise SynapseError(
+            "the scale of the last task is not known, as after loading a merged file: call suggest_c after a task that "
+            "is learnt here"
+        )
     if way_back is None:
         raise SynapseError("no task was consolidated yet, and the scale is that of a task: call it after consolidate()")
     if not 0 < way_back < math.inf:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn, final
@@ -193,7 +194,7 @@ class Consolidator:
         """
         seen, known = self._observed, self._observed.loss_or(loss)
         held = self._binding, self._state, self._strength, self._unprotected
-        return diagnose(*held, seen.movement, seen.classes, known)
+        return diagnose(*held, seen.movement, seen.classes, known, unheard=seen.unheard)
 
     # The end of a task.
 
@@ -274,12 +275,13 @@ class Consolidator:
             raise SynapseError("bootstrap comes before the first step and the first task: make new synapses for it")
         importance = importance_to_start_from(importance, data, self._importance)
         self._state.refuse_nonfinite_parameters()
-        self._end_task(self._state.bootstrapped(importance, data, weight))
+        omega, origin = self._state.bootstrapped(importance, data, weight)
+        self._end_task(omega, origin=origin)
 
-    def _end_task(self, omega: dict[str, Tensor], decay: float = 1.0) -> Mapping[str, Tensor]:
+    def _end_task(self, omega: dict[str, Tensor], decay: float = 1.0, origin: str = "") -> Mapping[str, Tensor]:
         # Warnings first, as a user may have made them errors: nothing is changed yet.
         warn_at_task_end(self._binding, self._state, self._strength, self.penalty(), omega, self._observed.movement)
-        path = self._state.end_task(omega, decay=decay)
+        path = self._state.end_task(omega, decay=decay, origin=origin)
         self._observed.end_task()
         return path
 
@@ -292,7 +294,7 @@ class Consolidator:
 
     @trigger.setter
     def trigger(self, value: Trigger | None) -> None:
-        self._observed.take_trigger(value, self._importance)
+        self._observed.take_trigger(value, self._importance, self._state)
 
     def observe(self, loss: float | Tensor, targets: Tensor | None = None) -> bool:
         """Tell of the loss of a step that was taken; consolidate if the trigger says so.
@@ -363,6 +365,8 @@ class Consolidator:
             >>> synapses = si.SynapticIntelligence([("w", p)], torch.optim.Adam([p]), c=1.0, xi=0.1)
             >>> synapses.attach(torch.optim.SGD([p], lr=0.1))
         """
+        if surgery is not None and not isinstance(surgery, Surgery):
+            raise TypeError(f"surgery must be an si.Surgery, such as Surgery(resized=['head']): not {surgery!r}")
         if named is None and surgery is not None:
             raise TypeError("attach(optimizer, named, surgery=...) needs the model's named_parameters() of now")
         spare = living(self._unprotected) if named is None else {}
@@ -499,7 +503,8 @@ class Consolidator:
     def _snapshot(self) -> ImportanceFile:
         if self._state.untouched:
             self._step.follow()
-        return self._state.snapshot(self._importance, self._binding.common_strength(self._c))
+        snapshot = self._state.snapshot(self._importance, self._binding.common_strength(self._c))
+        return replace(snapshot, own_c=bool(self._binding.own_strengths()))
 
     def _take_over(self, file: ImportanceFile, what: str) -> None:
         copies = self._state.checked_copies(file, what, self._importance)
@@ -510,6 +515,7 @@ class Consolidator:
             warn(f"c is {file.c} in {what} and was {was}: now {file.c}")
             self.c = as_given(file.c)
         self._state.take_over(file, copies)
+        self._observed.expect_step()
 
 
 def SynapticIntelligence(

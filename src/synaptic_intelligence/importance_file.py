@@ -39,6 +39,7 @@ class ImportanceFile:
         omega, anchor, path: tensors by parameter name.
         untouched: whether no step was ever taken, so that the anchor still follows the weights; not saved in files,
             whose anchor is meant as it is.
+        own_c: whether parameter groups had strengths of their own, which are known to their optimizer alone.
         way_back: what the surrogate loss of going back over the last task was, at c = 1; None: not known.
         origin: what filled the importance of weights that were trained without synapses, in words; empty: nothing.
 
@@ -58,6 +59,7 @@ class ImportanceFile:
     untouched: bool = False
     origin: str = ""
     way_back: float | None = None
+    own_c: bool = False
 
 
 def to_state_dict(file: ImportanceFile) -> dict[str, Any]:
@@ -82,16 +84,16 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
     Example: see :func:`to_state_dict`.
     """
     keys = {"schema", *(field.name for field in fields(ImportanceFile))}
-    state = {"origin": "", "way_back": None, **state}
+    state = {"origin": "", "way_back": None, "own_c": False, **state}  # there were states without these
     if set(state) != keys:
         raise SynapseError(f"this is no state of synapses: keys that differ are {sorted(map(str, keys ^ set(state)))}")
     if isinstance(state["schema"], Tensor) or state["schema"] != SCHEMA:  # not every tensor can be compared
         raise SynapseError(f"the state has schema {_told(state['schema'])}; this library reads {SCHEMA}")
     given = {**state, "c": _listed(state["c"])}
     if (unfit := unfit_field(given)) is not None:
-        raise SynapseError(f"the state has {unfit}={_told(state[unfit])}, which cannot be")
+        raise SynapseError(f"the state has {unfit}")
     if not isinstance(state["untouched"], bool):
-        raise SynapseError(f"the state has untouched={_told(state['untouched'])}, which cannot be")
+        raise SynapseError(f"the state has untouched={_told(state['untouched'])}, which must be true or false")
     for key in ("omega", "anchor", "path"):
         if not isinstance(state[key], Mapping) or not all(map(_is_plain, state[key].values())):
             raise SynapseError(f"the state has no tensors of real numbers by name for {key!r}")
@@ -102,16 +104,19 @@ def from_state_dict(state: Mapping[str, Any]) -> ImportanceFile:
 
 
 def unfit_field(given: Mapping[str, Any]) -> str | None:
-    """Return the first of the fields without tensors whose value cannot be; None if all can.
+    """Return in words the first of the fields without tensors whose value cannot be; None if all can.
 
     Args:
         given: the fields that hold no tensors, where a strength of each replicate is a list.
 
     Example:
-        >>> unfit_field({"estimator": "mas", "settings": {}, "c": [0.1], "tasks": 1, "steps": -1, "origin": ""})
-        'steps'
+        >>> unfit_field({"estimator": "mas", "settings": {}, "c": [0.1], "tasks": 1, "steps": -1})
+        'steps=-1, which must be a whole number from 0 up'
     """
-    return next((key for key, can_be in _CAN_BE.items() if not can_be(given.get(key))), None)
+    for key, (must_be, can_be) in _FIELDS.items():
+        if not can_be(given.get(key)):
+            return f"{key}={_told(given.get(key))}, which must be {must_be}"
+    return None
 
 
 def strength_of(value: object) -> Strength | None:
@@ -131,12 +136,12 @@ def _are_settings(value: object) -> bool:
 
 
 def _listed(c: object) -> object:
-    """Return the list that a tensor of strengths holds, and what is no tensor as it is."""
+    """Return the list that a tensor of strengths holds, and anything else as it is."""
     if not isinstance(c, Tensor):
         return c
     # A view can be vast without taking memory, and its list not.
     small = c.ndim == 1 and len(c) <= _MOST_REPLICATES and c.layout is torch.strided and not c.is_meta
-    return c.tolist() if small else None
+    return c.tolist() if small else c
 
 
 def _is_plain(value: object) -> bool:
@@ -153,8 +158,15 @@ class _Short(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
         return f"a tensor {list(x.shape)}" if isinstance(x, Tensor) else super().repr1(x, level)
 
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if abs(x) < 10**self.maxlong else "a very long number"
+
 
 _told = _Short().repr
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _is_number(value: object, *, whole: bool) -> bool:
@@ -163,15 +175,18 @@ def _is_number(value: object, *, whole: bool) -> bool:
     return 0 <= value <= (LARGEST_COUNT if whole else sys.float_info.max)
 
 
-_CAN_BE: dict[str, Callable[[Any], bool]] = {
-    "estimator": lambda value: isinstance(value, str),
-    "settings": _are_settings,
-    "c": lambda value: strength_of(value) is not None,
-    "tasks": partial(_is_number, whole=True),
-    "steps": partial(_is_number, whole=True),
-    "origin": lambda value: isinstance(value, str),
-    "way_back": lambda value: value is None or (isinstance(value, float) and math.isfinite(value)),
+_COUNT = "a whole number from 0 up", partial(_is_number, whole=True)
+
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "estimator": ("text", lambda value: isinstance(value, str)),
+    "settings": ("numbers or text by name", _are_settings),
+    "c": ("a number from 0 up, or one for each replicate", lambda value: strength_of(value) is not None),
+    "tasks": _COUNT,
+    "steps": _COUNT,
+    "origin": ("text", lambda value: isinstance(value, str)),
+    "way_back": ("a finite number, or none", lambda value: value is None or _is_finite(value)),
+    "own_c": ("true or false", lambda value: isinstance(value, bool)),
 }
 
-PLAIN_FIELDS = tuple(_CAN_BE)
+PLAIN_FIELDS = tuple(_FIELDS)
 """Those that hold no tensors, as files have them."""

@@ -67,6 +67,7 @@ class Inspection:
         estimator: name of the estimator.
         settings: its settings, such as ``xi``.
         c: strength, or one for each replicate.
+        own_c: whether parameter groups had strengths of their own, which are not in the file.
         tasks: how many tasks were consolidated.
         steps: optimizer steps since; above zero, the file was saved in the middle of a task.
         origin: what filled the importance before the first task, in words; empty: nothing.
@@ -94,6 +95,7 @@ class Inspection:
     estimator: str
     settings: Mapping[str, float | str]
     c: Strength
+    own_c: bool
     tasks: int
     steps: int
     origin: str
@@ -174,6 +176,7 @@ def inspected(file: ImportanceFile, writer: str, top: int) -> Inspection:
         origin=file.origin,
         settings=dict(file.settings),
         c=file.c,
+        own_c=file.own_c,
         tasks=file.tasks,
         steps=file.steps,
         writer=writer,
@@ -260,6 +263,7 @@ def header_lines(found: Inspection) -> list[str]:
     """
     c = found.c if isinstance(found.c, tuple) else (found.c,)
     strengths = f"c = {c[0]:g}" if len(c) == 1 else f"c from {min(c):g} to {max(c):g}, for {len(c)} replicates"
+    strengths += ", but for parameter groups with a c of their own" * found.own_c
     settings = [f"{printable(str(name))} = {printable(str(value))}" for name, value in found.settings.items()]
     middle = f", and {_counted(found.steps, 'step')} of the next" if found.steps else ""
     important = (found.numbers - found.zeros) / max(found.numbers, 1)

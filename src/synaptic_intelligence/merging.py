@@ -38,7 +38,7 @@ def merge_importance(
         files: importance files, two or more, of one estimator and its settings, saved between two tasks.
         out: where the new one goes; it may be one of ``files``, and stays whole until the new one is.
         c: a strength for each file, each as :class:`Consolidator` takes it; None: the one that each file holds.
-            Strengths that parameter groups had of their own are in no file.
+            Strengths that parameter groups had of their own are in no file, and c=None warns of them.
         missing: ``"refuse"``, or ``"free"`` to let files lack parameters, which then have an omega of zero there.
         merged_c: the strength in the new file; omega is divided by it, so that the pull is the same. Further tasks
             that are consolidated on top count with this strength too.
@@ -108,6 +108,11 @@ def merged(
         if not file.tasks or (c is None and not pulls(file.c)):
             reason = "its c is zero" if file.tasks else "no task was consolidated in it"
             warn(f"{what} adds nothing to the pull: {reason}")
+        if c is None and file.own_c:
+            warn(
+                f"parameter groups of {what} had strengths of their own, which are not in it: all of it counts with "
+                f"c={file.c}; say c=, one for each file, if that is meant"
+            )
     omega, anchor, pulled = {}, {}, False
     for name in names:
         having = {what: file for what, file in files.items() if name in file.omega}
@@ -118,6 +123,8 @@ def merged(
         pulled = pulled or any(bool(_weight(f.omega[name] > 0, strengths[what]).any()) for what, f in having.items())
     if pulled and not any(bool(tensor.any()) for tensor in omega.values()):
         raise SynapseError("the merged omega rounds to zero everywhere: choose a smaller merged_c, or larger c")
+    if not pulled:
+        warn("the merged file pulls nothing: each omega, or its c, is zero")
     first = next(iter(files.values()))
     tasks = sum(file.tasks for file in files.values())
     if tasks > LARGEST_COUNT:

@@ -16,9 +16,11 @@ from synaptic_intelligence.diagnosis.movement import Movement
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance import Importance
 from synaptic_intelligence.sharding import mean_over_processes
+from synaptic_intelligence.state import State
 from synaptic_intelligence.triggers import Trigger
 
-_MEMBERS = ("fires", "begin", "state_dict", "load_state_dict")
+_METHODS = ("fires", "begin", "state_dict", "load_state_dict", "settings")
+_VALUES = ("decay", "needs_loss")
 
 
 @final
@@ -67,19 +69,23 @@ class Observed:
             return False
         return self.trigger.fires(mean_over_processes(told) if self.trigger.needs_loss else None)
 
-    def take_trigger(self, trigger: Trigger | None, importance: Importance) -> None:
+    def take_trigger(self, trigger: Trigger | None, importance: Importance, state: State) -> None:
         """Set the trigger.
+
+        Args:
+            trigger: None takes it away.
+            importance: the estimator of the synapses that it is to consolidate.
+            state: of these synapses.
 
         Raises:
             TypeError: it is no trigger, or importance is estimated from data, which no trigger has.
+            ValueError: its decay is none, or one that the omega of these synapses has not the digits for.
         """
-        lacking = [m for m in _MEMBERS if trigger is not None and not callable(getattr(trigger, m, None))]
-        if lacking:
-            raise TypeError(
-                f"trigger must be such as si.triggers.Every(1000), or None: {trigger!r} has no {lacking[0]}()"
-            )
-        if trigger is not None and importance.needs_data:
-            raise TypeError(f"a trigger has no data to give, and {importance.name} needs some: consolidate(data)")
+        if trigger is not None:
+            _refuse_no_trigger(trigger)
+            if importance.needs_data:
+                raise TypeError(f"a trigger has no data to give, and {importance.name} needs some: consolidate(data)")
+            state.checked_decay(trigger.decay)
         self.trigger = trigger
 
     def loss_or(self, loss: float | Tensor | None) -> Tensor | None:
@@ -90,9 +96,18 @@ class Observed:
         """
         return self.loss if loss is None else _one_number(loss, torch.device("cpu"))
 
+    @property
+    def unheard(self) -> bool:
+        """Whether there is a trigger that hears of no step."""
+        return self.trigger is not None and self.loss is None and self.movement.steps > 1
+
+    def expect_step(self) -> None:
+        """Take the next step as one whose loss was not told yet: where steps are counted anew."""
+        self._told = -1
+
     def end_task(self) -> None:
         """Begin the next task."""
-        self._told = -1
+        self.expect_step()
         self.classes.end_task()
         self.movement.end_task()
         if self.trigger is not None:
@@ -115,7 +130,7 @@ class Observed:
         """
         if not isinstance(state, Mapping):
             raise SynapseError(f"this is no state of synapses, but {type(state).__name__}: load what state_dict() gave")
-        self._told = -1
+        self.expect_step()
         rest = {key: value for key, value in state.items() if key != "trigger"}
         entry = state.get("trigger")
         if self.trigger is None or entry is None:
@@ -134,6 +149,19 @@ class Observed:
         except BaseException:
             self.trigger.load_state_dict(before)
             raise
+
+
+def _refuse_no_trigger(trigger: Any) -> None:
+    """Raise a TypeError unless this has the members of a trigger."""
+    such = "trigger must be such as si.triggers.Every(1000), or None"
+    if isinstance(trigger, type):
+        raise TypeError(f"{such}: {trigger.__name__} is the class, make one of it")
+    for member in _METHODS:
+        if not callable(getattr(trigger, member, None)):
+            raise TypeError(f"{such}: {trigger!r} has no {member}()")
+    for member in _VALUES:
+        if getattr(trigger, member, None) is None:
+            raise TypeError(f"{such}: {trigger!r} has no {member}")
 
 
 def _one_number(loss: float | Tensor, device: torch.device) -> Tensor:

@@ -302,8 +302,8 @@ class State:
             raise SynapseError(f"{estimator.name} gave an omega below zero for {negative}; nothing was changed")
         return found
 
-    def bootstrapped(self, estimator: Importance, data: Batches | None, weight: float) -> Named:
-        """Return omega for weights that were trained without synapses, as :meth:`estimated`, and note its origin.
+    def bootstrapped(self, estimator: Importance, data: Batches | None, weight: float) -> tuple[Named, str]:
+        """Return omega for weights that were trained without synapses, as :meth:`estimated`, and its origin in words.
 
         Raises:
             SynapseError: it would hold nothing that is trained.
@@ -314,20 +314,26 @@ class State:
         if free == trained:
             raise SynapseError(
                 f"{estimator.name} found nothing important in what is trained, so that nothing would be held: give it "
-                "the model that the old data went through, with its own head, and data that moves its outputs"
+                "the model that the old data went through, with its own head, data that moves its outputs, and a "
+                "weight that does not round to zero"
             )
         if free:
             warn(f"{estimator.name} found nothing important in {free}: nothing holds them")
         settings = [f"{name} = {value}" for name, value in estimator.settings().items()]
-        self.origin = ", ".join([estimator.name, *settings, f"weight = {weight:g}"])
-        return omega
+        return omega, ", ".join([estimator.name, *settings, f"weight = {weight:g}"])
 
     @torch.no_grad()
-    def end_task(self, omega: Named, *, decay: float = 1.0) -> Named:
-        """Set omega, in which the old is decayed already, and anchor; start a new path; return the one that ended."""
+    def end_task(self, omega: Named, *, decay: float = 1.0, origin: str = "") -> Named:
+        """Set omega, in which the old is decayed already, and anchor; start a new path; return the one that ended.
+
+        Args:
+            omega: of the next task, as :meth:`estimated` or :meth:`bootstrapped` gave it.
+            decay: what the omega before it was multiplied by.
+            origin: of an omega that was bootstrapped; empty: as it was.
+        """
         # First what may fail for want of memory.
         way_back, begun = self._way_back(omega, decay), {name: torch.zeros_like(p) for name, p in self.path.items()}
-        ended, self.path, self.way_back = self.path, begun, way_back
+        ended, self.path, self.way_back, self.origin = self.path, begun, way_back, origin or self.origin
         for name, parameter in self.parameters.items():
             self.anchor[name].copy_(parameter)
         self._begin_task(omega, tasks=self.tasks + 1, steps=0)

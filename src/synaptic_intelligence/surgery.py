@@ -119,6 +119,8 @@ class Surgery:
 
         Example: see the class.
         """
+        if not isinstance(state, Mapping):
+            raise SynapseError(f"this is no state of synapses, but {type(state).__name__}: give what state_dict() gave")
         trigger = {key: value for key, value in state.items() if key == "trigger"}  # it knows nothing of parameters
         file = from_state_dict({key: value for key, value in state.items() if key not in trigger})
         return {**to_state_dict(self.applied(file, self._with_synapses(file, named))), **trigger}

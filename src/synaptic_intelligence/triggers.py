@@ -35,7 +35,7 @@ class Trigger(Protocol):
 
     @property
     def decay(self) -> float:
-        """What omega so far is multiplied by at each consolidation, above 0 and at most 1."""
+        """What omega so far is multiplied by when the trigger consolidates, above 0 and at most 1."""
 
     @property
     def needs_loss(self) -> bool:
@@ -63,7 +63,7 @@ class Every:
 
     Args:
         steps: of the optimizer between two consolidations, a positive whole number.
-        decay: what omega so far is multiplied by at each consolidation, above 0 and at most 1; below 1, old tasks fade.
+        decay: what omega so far is multiplied by when it consolidates, above 0 and at most 1; below 1, old tasks fade.
 
     Raises:
         TypeError: an argument is not a number.
@@ -128,7 +128,7 @@ class Plateau:
         mean_below: the mean of a plateau is below it, in the unit of the loss (nats, for cross-entropy).
         std_below: the standard deviation of a plateau is below it, positive, in the unit of the loss.
         peak_stds: how far the mean must rise for a peak, in standard deviations of the last plateau; the paper has 1.
-        decay: what omega so far is multiplied by at each consolidation, above 0 and at most 1; below 1, old tasks fade.
+        decay: what omega so far is multiplied by when it consolidates, above 0 and at most 1; below 1, old tasks fade.
 
     Raises:
         TypeError: an argument is not a number.

@@ -699,3 +699,16 @@ def test_a_finding_that_lasts_over_many_tasks_is_warned_of_once() -> None:
         given.append([str(warning.message) for warning in caught])
     assert [len(each) for each in given] == [1, 0, 0, 0, 0, 0, 0, 0]
     assert "times what SGD can follow" in given[0][0]
+
+
+def test_a_trigger_that_hears_of_no_step_is_found() -> None:
+    bench = Bench()
+    bench.synapses.trigger = si.triggers.Every(1000)
+    bench.train(0, steps=1)  # of which it may still hear
+    assert bench.synapses.diagnose().findings == ()
+    bench.train(0, steps=1)
+    (finding,) = bench.synapses.diagnose().findings
+    assert finding.what == "unobserved"
+    assert "of 2 steps it heard of none" in finding.message
+    bench.synapses.observe(1.0)
+    assert bench.synapses.diagnose().findings == ()

@@ -101,6 +101,11 @@ class Movement:
         self._counts: dict[_Place, Tensor] = {}
 
     @property
+    def steps(self) -> int:
+        """How many steps it has seen, of all tasks."""
+        return self._steps
+
+    @property
     def due(self) -> bool:
         """Whether the next step is one to look at."""
         return self._steps == self._next

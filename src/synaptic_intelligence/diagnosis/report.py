@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from synaptic_intelligence.binding import Binding
-from synaptic_intelligence.diagnosis import findings
+from synaptic_intelligence.diagnosis import finding as find
 from synaptic_intelligence.diagnosis.classes import Classes
-from synaptic_intelligence.diagnosis.findings import Finding
+from synaptic_intelligence.diagnosis.finding import Finding
 from synaptic_intelligence.diagnosis.movement import Movement
 from synaptic_intelligence.diagnosis.pull import is_pulled, penalty, pull_share
 from synaptic_intelligence.diagnosis.stability import StrengthOf, stiffest
@@ -122,6 +122,8 @@ def diagnose(
     movement: Movement,
     classes: Classes,
     loss: Tensor | None,
+    *,
+    unheard: bool,
 ) -> Diagnosis:
     """Look at synapses, their optimizer and the gradients that are there now; change nothing, and warn of nothing.
 
@@ -133,6 +135,7 @@ def diagnose(
         movement: what steps moved in this task.
         classes: the labels that were told of.
         loss: of the task alone; None: not known.
+        unheard: whether there is a trigger that hears of no step.
 
     Where parameters are sharded, every process must call this.
 
@@ -149,15 +152,16 @@ def diagnose(
     nonfinite = state.nonfinite_steps
     uncovered, covered_share = _uncovered(binding, unprotected)
     found = [
-        findings.no_penalty(held, pulled, state),
-        findings.unstable(hardest),
-        findings.out_of_balance(share, most) if held and state.steps else None,
-        findings.still(moved, coarse),
-        findings.over_loss(held, known),
-        findings.left_out(uncovered, covered_share),
-        findings.single_head(binding, unprotected, state, classes),
-        findings.edited(state),
-        findings.not_finite(nonfinite),
+        find.no_penalty(held, pulled, state),
+        find.unstable(hardest),
+        find.out_of_balance(share, most) if held and state.steps else None,
+        find.still(moved, coarse),
+        find.over_loss(held, known),
+        find.left_out(uncovered, covered_share),
+        find.single_head(binding, unprotected, state, classes),
+        find.edited(state),
+        find.not_finite(nonfinite),
+        find.unobserved(movement.steps) if unheard else None,
     ]
     return Diagnosis(
         tasks=state.tasks,
@@ -204,8 +208,8 @@ def warn_at_task_end(
         >>> warn_at_task_end(binding, state, lambda group, names: 1.0, penalty, omega, Movement())
     """
     pulled, (_, coarse) = is_pulled(binding, state, strength), movement.counts()
-    nothing_held = findings.no_penalty(float(penalty), pulled, state)
-    unstable = findings.unstable(stiffest(binding, omega, strength))
+    nothing_held = find.no_penalty(float(penalty), pulled, state)
+    unstable = find.unstable(stiffest(binding, omega, strength))
 
     def judge() -> None:
         warned = movement.warned
@@ -214,7 +218,7 @@ def warn_at_task_end(
         if unstable is not None:  # if it is none now, at the end of a schedule, steps may still have been
             warned.judge("unstable", unstable.message)
         if coarse.enough:
-            finding = findings.still_for_want_of_digits(coarse)
+            finding = find.still_for_want_of_digits(coarse)
             warned.judge("still", finding.message if finding else None)
 
     in_all_processes(state.parameters.values(), judge)

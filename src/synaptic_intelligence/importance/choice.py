@@ -53,6 +53,8 @@ def importance_to_start_from(importance: Importance | None, data: object, own: I
     if importance is None and not own.needs_data:
         raise TypeError("bootstrap(importance, data): name what estimates from the data, such as Fisher or MAS")
     importance = own if importance is None else importance
+    if isinstance(importance, type):
+        raise TypeError(f"bootstrap(importance, data): {importance.__name__} is the class, make an estimator of it")
     if not callable(getattr(importance, "new_omega", None)):
         raise TypeError(f"bootstrap(importance, data): the first is an estimator, not {type(importance).__name__}")
     refuse_other_data(importance, data, "bootstrap")

@@ -104,7 +104,10 @@ class ShortPath:
                 samples += len(x)
         refuse_no_samples(samples)
         if not all(bool(now.isfinite().all()) for now in moved.values()):
-            raise SynapseError(f"the short path has run off to what is not finite: take a lower lr than {self.lr}")
+            raise SynapseError(
+                f"the short path has run off to what is not finite: take a lower lr than {self.lr}, unless the loss of "
+                "the first batch was not finite already"
+            )
         found = {
             name: consolidated_omega(end.omega[name], path[place], moved.get(place, live[place]) - live[place], self.xi)
             for name, place in own.items()

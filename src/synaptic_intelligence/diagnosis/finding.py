@@ -171,3 +171,12 @@ def not_finite(steps: int) -> Finding | None:
         f"{steps} steps had gradients or movements that are not finite, and those elements added nothing to the path: "
         "look for an overflow in the loss",
     )
+
+
+def unobserved(steps: int) -> Finding:
+    """Find that the trigger hears of no step."""
+    return Finding(
+        "unobserved",
+        f"there is a trigger, and of {steps} steps it heard of none, so that it consolidates nothing: call "
+        "synapses.observe(loss) after each optimizer.step(), which no integration does by itself",
+    )
