@@ -3,7 +3,9 @@
 Three streams: Split MNIST as the paper has it, and short forms of permuted MNIST and of Split CIFAR. Each learns its
 first task once; suggest_c then gives a strength from that task's losses, on images that it was trained on. From there
 the other tasks are learnt with that strength, with each of the same eight strengths for all streams, and without pull.
-What counts is the average accuracy on test images over all tasks at the end. Nothing was tuned on these runs.
+What counts is the average accuracy on test images over all tasks at the end. Nothing was tuned on these runs. Besides,
+the second task alone is learnt with the suggested strength and without: by how much the first task's loss has risen,
+and what that strength charges for it.
 
 Each stream and seed is kept in runs/choosing-c/ when it is done, and not run again; results/choosing-c.json is written
 from all that are there. `--stream NAME --seed N` runs one of them alone.
@@ -17,7 +19,8 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -84,61 +87,100 @@ def loss_of(model: nn.Module, task: Task, *, multi_head: bool) -> float:
     return total / len(targets)
 
 
+class FirstTask:
+    """A network that has learnt the first task of a stream, to go on from with any strength.
+
+    Args:
+        form: the stream.
+        seed: of the network, of the order of images and of dropout.
+    """
+
+    def __init__(self, form: Form, seed: int) -> None:
+        self.experiment, self.settings, self.seed = form.experiment, form.settings, seed
+        self.tasks = limited(self.experiment.stream(None, self.settings.tasks), self.settings.limit)
+        self.model = self.experiment.network(torch.Generator().manual_seed(seed))
+        self.optimizer = adam(self.model.parameters(), lr=self.settings.lr)
+        self.synapses = SynapticIntelligence(self.model.named_parameters(), self.optimizer, c=0.0, xi=self.settings.xi)
+        torch.manual_seed(seed)  # dropout
+        self.before = self.loss()
+        self.epochs(self.tasks[0], torch.Generator().manual_seed(seed))
+        self.after = self.loss()
+        self.synapses.consolidate()
+        self.suggested = suggest_c(self.synapses, loss_before=self.before, loss_after=self.after)
+        start: list[Callable[[], dict[str, Any]]] = [
+            self.model.state_dict,
+            self.optimizer.state_dict,
+            self.synapses.state_dict,
+        ]
+        self._weights, self._moments, self._importance = (copy.deepcopy(state()) for state in start)
+
+    def epochs(self, task: Task, order: torch.Generator) -> None:
+        """Learn a task."""
+        options: dict[str, Any] = {"batch_size": self.settings.batch_size, "multi_head": self.experiment.multi_head}
+        for _ in range(self.settings.epochs):
+            train_epoch(self.model, self.optimizer, task, generator=order, **options)
+
+    def loss(self) -> float:
+        """Return the loss of the first task now."""
+        return loss_of(self.model, self.tasks[0], multi_head=self.experiment.multi_head)
+
+    def go_on(self, c: float) -> Iterator[Task]:
+        """Yield each further task when it was learnt with a strength, before it is consolidated."""
+        with self.synapses.paused():  # weights from before
+            self.model.load_state_dict(self._weights)
+        self.optimizer = adam(self.model.parameters(), lr=self.settings.lr)
+        self.optimizer.load_state_dict(copy.deepcopy(self._moments))
+        self.synapses.attach(self.optimizer)
+        self.synapses.c = self._importance["c"]
+        self.synapses.load_state_dict(self._importance)
+        self.synapses.c = c
+        torch.manual_seed(self.seed + 1)
+        order = torch.Generator().manual_seed(self.seed + 1)
+        for task in self.tasks[1:]:
+            if self.experiment.fresh_optimizer:
+                self.optimizer = adam(self.model.parameters(), lr=self.settings.lr)
+                self.synapses.attach(self.optimizer)
+            self.epochs(task, order)
+            yield task
+            self.synapses.consolidate()
+
+
 def learn(form: Form, seed: int) -> dict[str, Any]:
     """Learn a stream with the suggested strength, each of the grid, and none."""
-    experiment, settings, started = form.experiment, form.settings, time.process_time()
-    masked = experiment.multi_head
-    tasks = limited(experiment.stream(None, settings.tasks), settings.limit)
-    model = experiment.network(torch.Generator().manual_seed(seed))
-    optimizer = adam(model.parameters(), lr=settings.lr)
-    synapses = SynapticIntelligence(model.named_parameters(), optimizer, c=0.0, xi=settings.xi)
-
-    def epochs(task: Task, optimizer: torch.optim.Optimizer, order: torch.Generator) -> None:
-        for _ in range(settings.epochs):
-            train_epoch(model, optimizer, task, batch_size=settings.batch_size, generator=order, multi_head=masked)
-
-    torch.manual_seed(seed)  # dropout
-    before = loss_of(model, tasks[0], multi_head=masked)
-    epochs(tasks[0], optimizer, torch.Generator().manual_seed(seed))
-    after = loss_of(model, tasks[0], multi_head=masked)
-    synapses.consolidate()
-    suggested = suggest_c(synapses, loss_before=before, loss_after=after)
-    print(
-        f"{experiment.name}, seed {seed}: loss {before:.3f} to {after:.3f}, suggested c = {suggested:.3g}", flush=True
-    )
-    start: list[Callable[[], dict[str, Any]]] = [model.state_dict, optimizer.state_dict, synapses.state_dict]
-    weights, moments, importance = (copy.deepcopy(state()) for state in start)
+    started, first = time.process_time(), FirstTask(form, seed)
+    name, multi_head = form.experiment.name, form.experiment.multi_head
+    losses = f"loss {first.before:.3f} to {first.after:.3f}"
+    print(f"{name}, seed {seed}: {losses}, suggested c = {first.suggested:.3g}", flush=True)
     runs = []
-    for c in [0.0, suggested, *GRID]:
-        with synapses.paused():  # weights from before
-            model.load_state_dict(weights)
-        optimizer = adam(model.parameters(), lr=settings.lr)
-        optimizer.load_state_dict(copy.deepcopy(moments))
-        synapses.attach(optimizer)
-        synapses.load_state_dict(importance)
-        synapses.c = c
-        torch.manual_seed(seed + 1)
-        order = torch.Generator().manual_seed(seed + 1)
-        for task in tasks[1:]:
-            if experiment.fresh_optimizer:
-                optimizer = adam(model.parameters(), lr=settings.lr)
-                synapses.attach(optimizer)
-            epochs(task, optimizer, order)
-            synapses.consolidate()
-        accuracy = [evaluate(model, task, multi_head=masked) for task in tasks]
+    for c in [0.0, first.suggested, *GRID]:
+        deque(first.go_on(c), maxlen=0)
+        accuracy = [evaluate(first.model, task, multi_head=multi_head) for task in first.tasks]
         runs.append({"c": c, "accuracy": accuracy})
         print(f"  c = {c:<9.4g} {fmean(accuracy):.4f}", flush=True)
     return {
-        "stream": experiment.name,
+        "stream": name,
         "seed": seed,
-        "settings": asdict(settings),
+        "settings": asdict(form.settings),
         "short": form.said,
-        "loss_before": before,
-        "loss_after": after,
-        "suggested": suggested,
+        "loss_before": first.before,
+        "loss_after": first.after,
+        "suggested": first.suggested,
         "runs": runs,
         "cpu_seconds": time.process_time() - started,
     }
+
+
+def charge(form: Form, seed: int) -> dict[str, Any]:
+    """Learn the second task, and compare what the suggested strength charges for it with what the first one lost."""
+    first, runs = FirstTask(form, seed), []
+    for c in (0.0, first.suggested):
+        next(first.go_on(c))
+        rise = first.loss() - first.after
+        first.synapses.c = first.suggested
+        runs.append({"c": c, "rise": rise, "charged": float(first.synapses.penalty())})
+        print(f"{form.experiment.name}, seed {seed}, second task: {runs[-1]}", flush=True)
+    found = {"stream": form.experiment.name, "seed": seed, "settings": asdict(form.settings)}
+    return {**found, "suggested": first.suggested, "gain": first.before - first.after, "runs": runs}
 
 
 def limited(stream: Stream, limit: int | None) -> Stream:
@@ -151,21 +193,31 @@ def limited(stream: Stream, limit: int | None) -> Stream:
 
 def collect() -> None:
     """Write the result from all parts that are there, if they were made with the settings of now."""
-    parts = [part for name in FORMS for part in sorted(PARTS.glob(f"{name}-*.json"))]
-    rows = [json.loads(part.read_text("utf-8")) for part in parts]
-    for part, row in zip(parts, rows, strict=True):
+    rows, charges = _parts("{}-*.json"), _parts("charge-{}-*.json")
+    for row in rows:
         strengths = [run["c"] for run in row["runs"]]
-        wanted = [0.0, row["suggested"], *GRID], json.loads(json.dumps(asdict(FORMS[row["stream"]].settings)))
-        if (strengths, row["settings"]) != wanted:
-            raise SystemExit(f"{part} was made with other settings: remove it, and run this again")
+        if strengths != [0.0, row["suggested"], *GRID]:
+            raise SystemExit(f"{row['stream']}, seed {row['seed']}: other strengths: remove runs/choosing-c/")
     found = {
         "command": "python benchmarks/choosing_c.py",
         "environment": describe_environment("cpu", 1, 1),
         "grid": GRID,
         "asked": ASKED,
         "rows": rows,
+        "charges": charges,
     }
     (ROOT / "results" / "choosing-c.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+def _parts(pattern: str) -> list[dict[str, Any]]:
+    rows = []
+    for name, form in FORMS.items():
+        for part in sorted(PARTS.glob(pattern.format(name))):
+            row = json.loads(part.read_text("utf-8"))
+            if row["settings"] != json.loads(json.dumps(asdict(form.settings))):
+                raise SystemExit(f"{part} was made with other settings: remove it, and run this again")
+            rows.append(row)
+    return rows
 
 
 def main() -> None:
@@ -178,10 +230,11 @@ def main() -> None:
     PARTS.mkdir(parents=True, exist_ok=True)
     for name, form in FORMS.items():
         for seed in range(form.seeds) if asked.seed is None else [asked.seed]:
-            part = PARTS / f"{name}-{seed}.json"
-            if asked.stream in (None, name) and not part.exists():
-                part.write_text(json.dumps(learn(form, seed), indent=1) + "\n", "utf-8")
-                collect()
+            for part, make in ((f"{name}-{seed}", learn), (f"charge-{name}-{seed}", charge)):
+                path = PARTS / f"{part}.json"
+                if asked.stream in (None, name) and not path.exists():
+                    path.write_text(json.dumps(make(form, seed), indent=1) + "\n", "utf-8")
+                    collect()
     collect()
 
 
