@@ -59,10 +59,37 @@ def choosing_table(file: Path) -> str:
         f"within {CLOSE:g} of the best of the grid on {close} of {len(streams)} streams. The grid is {_grid(found)}, "
         "for all of them; its best is picked by the test images, which favours it.",
         "",
+        *_bands(streams),
+        "",
+        *_charges(found["charges"]),
+        "",
         f"`{found['command']}`: [`{file.name}`](results/{file.name}).",
         "",
     ]
     return "\n".join(lines)
+
+
+def _bands(streams: list[list[Row]]) -> list[str]:
+    """Return for which strengths of the grid the mean accuracy is as close to the best as the suggestion should be."""
+    told = []
+    for rows in streams:
+        _, best, _ = shares(rows)
+        close = [c for c in _grid_of(rows) if fmean(accuracy(row, c) for row in rows) >= best[1] - CLOSE]
+        told.append(f"{_title(rows)}: {', '.join(f'{c:g}' for c in close)}")
+    return [f"Within {CLOSE:g} of its best the grid has these strengths, in the mean. {'; '.join(told)}."]
+
+
+def _charges(rows: list[Row]) -> list[str]:
+    """Return the table of what the suggested strength charges for the second task, and what that has cost the first."""
+    lines = [
+        "| the second task of | learnt without pull: first loss rises by | the suggested strength charges | "
+        "learnt with it: first loss rises by | it charges |",
+        "| :-- | --: | --: | --: | --: |",
+    ]
+    for stream in _streams(rows):
+        runs = [[row["runs"][i][what] for row in stream] for i in (0, 1) for what in ("rise", "charged")]
+        lines.append(f"| {_title(stream)} | {' | '.join(_between(figures, '.2g') for figures in runs)} |")
+    return [*lines, "", "In nats, of the first task's training images; the lowest and the highest of the seeds."]
 
 
 def accuracy(row: Row, c: float) -> float:
@@ -73,8 +100,7 @@ def accuracy(row: Row, c: float) -> float:
 def shares(rows: list[Row]) -> tuple[float, tuple[float, float], Estimate]:
     """Return the mean accuracy with the suggestion, the best of the grid with its own, and the difference, by seed."""
     suggested = fmean(accuracy(row, row["suggested"]) for row in rows)
-    strengths = [run["c"] for run in rows[0]["runs"] if run["c"] not in (0.0, rows[0]["suggested"])]
-    best = max(((c, fmean(accuracy(row, c) for row in rows)) for c in strengths), key=lambda each: each[1])
+    best = max(((c, fmean(accuracy(row, c) for row in rows)) for c in _grid_of(rows)), key=lambda each: each[1])
     return (
         suggested,
         best,
@@ -106,7 +132,7 @@ def draw_choosing(found: dict[str, Any]) -> Figure:
 
 
 def _draw(axes: Axes, rows: list[Row]) -> None:
-    strengths = sorted(run["c"] for run in rows[0]["runs"] if run["c"] not in (0.0, rows[0]["suggested"]))
+    strengths = _grid_of(rows)
     means = [fmean(accuracy(row, c) for row in rows) for c in strengths]
     axes.plot(strengths, means, color=_GRID, marker="o", markersize=4, label="each strength of the grid")
     nothing = fmean(accuracy(row, 0.0) for row in rows)
@@ -147,8 +173,12 @@ def _name(rows: list[Row]) -> str:
     return f"{_title(rows)}, {rows[0]['short'] or 'as the paper has it'}"
 
 
-def _between(strengths: list[float]) -> str:
-    low, high = (f"{strength:.3g}" for strength in (min(strengths), max(strengths)))
+def _grid_of(rows: list[Row]) -> list[float]:
+    return sorted(run["c"] for run in rows[0]["runs"] if run["c"] not in (0.0, rows[0]["suggested"]))
+
+
+def _between(figures: list[float], digits: str = ".3g") -> str:
+    low, high = (f"{figure:{digits}}" for figure in (min(figures), max(figures)))
     return low if low == high else f"{low} to {high}"
 
 

@@ -15,13 +15,16 @@ def stress_table(file: Path) -> str:
         ValueError: the file is of a script that is not known here, or of one that has not ended.
     """
     found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    name = file.stem.removeprefix("stress-").partition("-")[0]  # stress-soak-collected: another form of the soak
+    name = file.stem.removeprefix("stress-")
     if name not in _TABLES:
         raise ValueError(f"{file}: scripts/stress_table.py knows {sorted(_TABLES)}")
     if not found["done"]:
         raise ValueError(f"{file}: {found['command']} has not ended")
     broken = [f"- **Broken:** {promise}" for promise in found["broken"]]
-    machine = f"{found['environment']['device_name']}, torch {found['environment']['torch']}"
+    environment = found["environment"]
+    changed = " with changes" if environment["git"]["changed"] else ""
+    code = f"commit {environment['git']['commit'][:7]}{changed}"
+    machine = f"{environment['device_name']}, torch {environment['torch']}, {code}"
     made = f"`{found['command']}`, {_time(found['wall_seconds'])} on a shared machine ({machine})"
     outcome = "" if broken else " Every promise held."
     link = f"[`{file.name}`](results/{file.name})"

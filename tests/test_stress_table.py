@@ -15,7 +15,11 @@ ROW = {"what": "a loop of one's own", "kills": 5, "runs": 2, "most_in_one_run": 
 def written(tmp_path: Path, name: str = "stress-kills", **changes: Any) -> Path:
     found = {
         "command": "python stress/kills.py --kills 5",
-        "environment": {"device_name": "a machine", "torch": "2.13.0"},
+        "environment": {
+            "device_name": "a machine",
+            "torch": "2.13.0",
+            "git": {"commit": "0123456789", "changed": True},
+        },
         "wall_seconds": 90.4,
         "done": True,
         "broken": [],
@@ -33,8 +37,8 @@ def test_a_table_has_a_row_for_each_thing_that_was_tried_and_how_it_was_made(tmp
         "| a loop of one's own | 5 | 2 | 3 | 4 | 0 |",
         "| `synaptic run split-mnist` | 5 | 2 | 3 | 4 | 0 |",
         "",
-        "`python stress/kills.py --kills 5`, 90 seconds on a shared machine (a machine, torch 2.13.0): "
-        "[`stress-kills.json`](results/stress-kills.json). Every promise held.",
+        "`python stress/kills.py --kills 5`, 90 seconds on a shared machine (a machine, torch 2.13.0, "
+        "commit 0123456 with changes): [`stress-kills.json`](results/stress-kills.json). Every promise held.",
     ]
 
 
