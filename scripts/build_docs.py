@@ -1,8 +1,9 @@
 """Make what README and docs quote from results/ again: `python scripts/build_docs.py`, or `make docs`.
 
 A quoted part stands between `<!-- NAME from results/FILE.json -->` and `<!-- end -->`; NAME says which of the functions
-below writes it. Figures go to docs/figures/. The page docs/paper.md is written whole: of each experiment it shows
-results/EXPERIMENT.json, then results/EXPERIMENT-*.json, and last those of EXPERIMENT-search*.json in one.
+below writes it. Figures go to docs/figures/. The page docs/paper.md is written whole, and then has such parts too: of
+each experiment it shows results/EXPERIMENT.json, then results/EXPERIMENT-*.json, and last those of
+EXPERIMENT-search*.json in one.
 tests/test_build_docs.py fails if any of it is not what this makes.
 """
 
@@ -12,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from stress_table import stress_table
 from task_free_table import task_free_table
 from two_corpora_table import PARTS, draw_two_corpora
 
+from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.paper.page import write_paper
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows
 from synaptic_intelligence.paper.sections import SECTIONS
@@ -166,6 +169,20 @@ def coarse(file: Path) -> str:
     return coarse_table(sorted(path for path in file.parent.glob("*-mnist*.json")))
 
 
+def anchor(file: Path) -> str:
+    """Say what benchmarks/first_anchor.py has found."""
+    found = json.loads(file.read_text("utf-8"))
+    ours, theirs = ([f"{accuracy:.3f}" for accuracy in form["accuracy"]] for form in found["forms"])
+    paper = EXPERIMENTS["permuted-mnist"].paper.epochs
+    short = f" (not the paper's protocol: {found['epochs']} epochs instead of {paper})" * (found["epochs"] != paper)
+    return (
+        "Importance as it would be with the first anchor at zero has, after the first task, a correlation of "
+        f"{found['correlation']:.5f} with ours. Held by it (c = {found['c']:g}), the second task ends with "
+        f"accuracies of {' and '.join(theirs)} on the two tasks; held by ours, with {' and '.join(ours)}. One "
+        f"seed{short}: `{found['command']}`, [`{file.name}`](results/{file.name}).\n"
+    )
+
+
 def workers(file: Path) -> str:
     """Return the table of benchmarks/workers.py."""
     found = json.loads(file.read_text("utf-8"))
@@ -190,6 +207,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "replicates": replicates,
     "coarse": coarse,
     "workers": workers,
+    "anchor": anchor,
     "stacks": stacks_table,
     "works": works_with,
     "stress": stress_table,
@@ -211,7 +229,7 @@ DRAWERS: dict[str, Callable[[Path], Figure]] = {
 def build(source: Path, target: Path) -> list[Path]:
     """Write all pages and figures of the project at ``source`` to ``target``; return their paths below it."""
 
-    def part(match: re.Match[str]) -> str:
+    def part(page: Path, match: re.Match[str]) -> str:
         begin, name, file, end = match.groups()
         if name not in WRITERS:
             raise ValueError(f"no part is named {name!r}; there are {sorted(WRITERS)}")
@@ -225,11 +243,14 @@ def build(source: Path, target: Path) -> list[Path]:
             text = text.replace("](results/", "](../results/").replace("](docs/", "](")
         return begin + text + end
 
+    def fill(page: Path, text: str) -> None:
+        (target / page).parent.mkdir(parents=True, exist_ok=True)
+        (target / page).write_text(_PART.sub(partial(part, page), text), "utf-8")
+        written.append(page)
+
     written: list[Path] = []
     for page in (Path(page) for page in PAGES if (source / page).exists()):
-        (target / page).parent.mkdir(parents=True, exist_ok=True)
-        (target / page).write_text(_PART.sub(part, (source / page).read_text("utf-8")), "utf-8")
-        written.append(page)
+        fill(page, (source / page).read_text("utf-8"))
     results = source / "results"
     # A search or a shorter run is shown after the main result, and never in its place.
     found = {
@@ -238,6 +259,7 @@ def build(source: Path, target: Path) -> list[Path]:
         if (results / f"{name}.json").exists()
     }
     pages = write_paper(SECTIONS, found, target / "docs", results="../results/", ours=True)
+    fill(Path("docs/paper.md"), (target / "docs" / "paper.md").read_text("utf-8"))
     return list(dict.fromkeys([*written, *(page.relative_to(target) for page in pages)]))
 
 
