@@ -90,7 +90,6 @@ def test_help_shows_examples(words: list[str]) -> None:
         ),
         (["run", "split-mnist", "--resume"], "nothing to resume: there is no runs/split-mnist/result.json"),
         (["run", "toy", "--seeds", "5"], "--seeds: toy takes --quick, --threads and the folders alone"),
-        (["run", "split-mnist", "--resume", "--overwrite"], "--resume goes on with a run and --overwrite"),
         (["report", "nowhere.json"], "nowhere.json: No such file or directory"),
         (["report", "nowhere.json", "nowhere.json"], "two of these results have one folder"),
     ],
@@ -159,6 +158,31 @@ def test_resuming_with_other_settings_is_refused_by_name(finished: Path) -> None
     outcome = Outcome(*QUICK, "--out", finished, "--resume", "--lr", "0.01")
     assert outcome.code == 2
     assert "other settings: --lr was 0.001 and is 0.01." in outcome.error
+
+
+def test_a_complete_run_is_extended(finished: Path, tmp_path: Path) -> None:
+    before = read_result(finished / "result.json")
+    shutil.copytree(finished, tmp_path / "run")
+    more: tuple[str | Path, ...] = (*QUICK, "--c", "0", "--c", "1", "--c", "2", "--out", tmp_path / "run")
+    refused = Outcome(*more, "--resume")
+    assert refused.code == 2
+    assert "other settings: --c was 0 1 and is 0 1 2." in refused.error
+    outcome = Outcome(*more, "--extend")
+    assert (outcome.code, outcome.error) == (0, "")
+    result = read_result(tmp_path / "run" / "result.json")
+    assert result.command == "synaptic run split-mnist --seeds 1 --c 0.0 --c 1.0 --c 2.0 --epochs 1 --limit 200"
+    assert result.complete
+    assert [run.c for run in result.runs] == [0, 1, 2]
+    assert result.runs[:2] == before.runs
+
+
+@pytest.mark.parametrize("two", [("--resume", "--extend"), ("--extend", "--overwrite"), ("--resume", "--overwrite")])
+def test_a_run_is_resumed_or_extended_or_replaced(tmp_path: Path, two: tuple[str, str]) -> None:
+    outcome = Outcome(*QUICK, "--out", tmp_path / "run", *two)
+    assert outcome.code == 2
+    assert outcome.error == (
+        "synaptic: --resume goes on with a run, --extend adds to one, and --overwrite replaces it: give one of them\n"
+    )
 
 
 def test_report_writes_figure_and_page_where_asked(finished: Path, tmp_path: Path) -> None:

@@ -423,3 +423,67 @@ def test_a_single_task_is_learnt_once_for_all_strengths(tmp_path: Path, whole: R
     assert [run_.accuracy for run_ in result.runs] == [[row[:1] for row in run_.accuracy[:1]] for run_ in whole.runs]
     assert [len(run_.final_train_accuracy) for run_ in result.runs] == [1, 1, 1, 1]
     assert sum(isinstance(message, EpochDone) for message in heard) == 2 * SETTINGS.epochs
+
+
+def _extend(plan: Plan) -> Result:
+    return run(plan, *resume_run(plan, 1, "synaptic run tiny --seeds 2"), 1, ignore)
+
+
+@pytest.mark.parametrize("fewer", [{"seeds": 1}, {"c": (50.0,)}, {"c": (0.0,), "seeds": 1}])
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_extended_run_has_the_numbers_of_one_that_was_whole_from_the_start(
+    tmp_path: Path, whole: Result, fewer: dict[str, Any], complete: bool
+) -> None:
+    small = _plan(tmp_path, replace(SETTINGS, **fewer))
+    if complete:
+        start(small)
+    else:
+        with pytest.raises(Stop):
+            start(small, stop_at(7))
+    before = read_result(small.result)
+    extended = _extend(_plan(tmp_path))
+    assert sorted(map(str, numbers(extended))) == sorted(map(str, numbers(whole)))
+    assert extended == read_result(small.result)
+    assert (extended.planned_runs, extended.settings["seeds"]) == (4, 2)
+    assert (before.command, extended.command) == ("synaptic run tiny", "synaptic run tiny --seeds 2")
+    resumed = extended.environment["resumed"]
+    assert isinstance(resumed, list)
+    assert len(resumed) == 1
+    if complete:
+        kept = {(run.seed, run.c): run for run in extended.runs}
+        assert all(kept[run.seed, run.c] == run for run in before.runs)
+
+
+def test_a_rival_can_join_later(tmp_path: Path) -> None:
+    experiment = replace(TINY, rivals=("ewc", "joint"), protocol={**TINY.protocol, "ewc": "exact"})
+    before = replace(experiment, rivals=(), protocol={**TINY.protocol, "ewc": "otherwise"})
+    few, more = SETTINGS, replace(SETTINGS, rivals=("ewc:10", "joint"), fisher_images=8)
+    alone = start(replace(_plan(tmp_path), experiment=before))
+    plan = replace(_plan(tmp_path, more), experiment=experiment)
+    extended = _extend(plan)
+    elsewhere = start(replace(plan, out=tmp_path / "elsewhere"))
+    assert sorted(map(str, numbers(extended))) == sorted(map(str, numbers(elsewhere)))
+    assert alone.runs == [run for run in extended.runs if run.method == "si"]
+    assert (extended.settings["ewc"], extended.settings["fisher_images"]) == ("exact", 8)
+    # What took part is not described anew, nor left out.
+    with pytest.raises(RefusedError, match="ewc was exact and is otherwise"):
+        resume_run(replace(plan, experiment=replace(experiment, protocol={**TINY.protocol, "ewc": "otherwise"})), 1, "")
+    with pytest.raises(RefusedError, match=r"--rival was ewc:10 joint and is .*--extend adds seeds"):
+        resume_run(replace(plan, settings=replace(few, fisher_images=8)), 1, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seeds": 1}, "--seeds was 2 and is 1"),
+        ({"c": (0.0,)}, "--c was 0 50 and is 0"),
+        ({"first_seed": 2}, "--first-seed was 3 and is 2"),
+        ({"lr": 0.5}, "--lr was 0.02 and is 0.5"),
+    ],
+)
+def test_an_extension_changes_and_leaves_out_nothing(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    start(_plan(tmp_path))
+    content = _plan(tmp_path).result.read_bytes()
+    with pytest.raises(RefusedError, match=f"other settings: {said}"):
+        resume_run(_plan(tmp_path, replace(SETTINGS, **change)), 1, "synaptic run tiny")
+    assert _plan(tmp_path).result.read_bytes() == content

@@ -33,6 +33,8 @@ synaptic run split-mnist --seeds 3 --c 0 --c 0.1 --c 1 --out runs/strengths
 
 synaptic run split-mnist --resume
 
+synaptic run split-mnist --seeds 20 --extend
+
 synaptic report runs/split-mnist
 
 synaptic reproduce --quick
@@ -159,6 +161,12 @@ def _run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was stopped.", rich_help_panel=_FOLDER)
     ] = False,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend", help="Go on with a run to which seeds, strengths or rivals are added.", rich_help_panel=_FOLDER
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is there.", rich_help_panel=_FOLDER)
     ] = False,
@@ -182,7 +190,12 @@ def _run(
     }
     changes = {key: value for key, value in given.items() if value is not None}
     if isinstance(experiment, Study):
-        elsewhere = {"device": device not in ("auto", "cpu"), "workers": workers is not None, "resume": resume}
+        elsewhere = {
+            "device": device not in ("auto", "cpu"),
+            "workers": workers is not None,
+            "resume": resume,
+            "extend": extend,
+        }
         with refusing_settings():
             settings = study_settings(
                 experiment, quick, {**changes, **{key: True for key, foreign in elsewhere.items() if foreign}}
@@ -201,6 +214,7 @@ def _run(
             data_dir=folder,
             out=out,
             resume=resume,
+            extend=extend,
             overwrite=overwrite,
         )
     with refusing(RefusedError):

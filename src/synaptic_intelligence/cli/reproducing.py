@@ -125,6 +125,7 @@ def _train(asked: Reproduction, experiment: Experiment, before: Result | Finding
             data_dir=asked.data_dir,
             out=asked.out / experiment.name,
             resume=before is not None,
+            extend=False,
             overwrite=False,
         )
     train(request)

@@ -52,6 +52,7 @@ class Request:
     data_dir: Path | None
     out: Path | None
     resume: bool
+    extend: bool
     overwrite: bool
 
     def __post_init__(self) -> None:
@@ -62,8 +63,10 @@ class Request:
             raise ValueError(
                 f"--keep-step-count makes no sense in {self.experiment.name}: one optimizer goes through all its tasks"
             )
-        if self.resume and self.overwrite:
-            raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of them")
+        if self.resume + self.extend + self.overwrite > 1:
+            raise ValueError(
+                "--resume goes on with a run, --extend adds to one, and --overwrite replaces it: give one of them"
+            )
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"--workers must be 0 or more, not {self.workers}")
         check_machine(self.threads, self.data_dir)
@@ -135,14 +138,15 @@ def _load(plan: Plan, workers: int) -> tuple[list[int], Stream | None]:
 
 def _open(request: Request, plan: Plan, workers: int, held: ExitStack) -> tuple[Result, dict[Job, Record]]:
     """Return the result to go on from and what its jobs have measured; the folder is this run's until ``held`` ends."""
-    if not request.resume:
+    begins = not (request.resume or request.extend)
+    if begins:
         plan.out.mkdir(parents=True, exist_ok=True)
     if plan.out.is_dir():
         held.enter_context(alone_in(plan.out))
-    if not request.resume:
+    if begins:
         return start_run(plan, workers, request.command, overwrite=request.overwrite), {}
     try:
-        return resume_run(plan, workers)
+        return resume_run(plan, workers, request.command if request.extend else None)
     except CheckpointError as error:
         fail(str(error))
 

@@ -9,7 +9,7 @@ from typing import final
 from synaptic_intelligence.document import JSON, ResultError, exact
 from synaptic_intelligence.experiments.checkpoint import checkpoint_path, read_checkpoint
 from synaptic_intelligence.experiments.environment import describe_environment
-from synaptic_intelligence.experiments.method import Method
+from synaptic_intelligence.experiments.method import RIVALS, Method
 from synaptic_intelligence.experiments.plan import Job, Plan, Record
 from synaptic_intelligence.experiments.settings import Settings, deviations, option
 from synaptic_intelligence.result import Result, read_result, write_result
@@ -67,13 +67,19 @@ def start_run(plan: Plan, workers: int, command: str, *, overwrite: bool) -> Res
     return result
 
 
-def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
+def resume_run(plan: Plan, workers: int, extended: str | None = None) -> tuple[Result, dict[Job, Record]]:
     """Return the result in the folder, and what each job has measured.
 
     Checkpoints may be ahead of the result, as they are written first. A run that the result has whole needs none: it is
     kept even if its checkpoint is gone, as on another machine. A complete result comes without records. Where something
     is left to train, the file notes under ``resumed`` when that was, and what of the environment is not as
     it was at the start (workers or git, for instance).
+
+    Args:
+        plan: what to train; its settings are those of the run in the folder.
+        workers: processes side by side.
+        extended: the command of this plan, where it has all that the run in the folder has, and more seeds, strengths
+            or rivals; the result becomes one of the whole plan.
 
     Raises:
         RefusedError: there is no run here, or it was started with other settings.
@@ -95,15 +101,26 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
     environment = describe_environment(plan.device, plan.threads, workers)
     for name in _DECISIVE:
         now[name], then[name] = environment[name], result.environment.get(name)
+    grown = _grown(now, then) if extended is not None else set()
     differing = [
         f"{_called(name)} was {_shown(then.get(name))} and is {_shown(now.get(name))}"
         for name in {**now, **then}
-        if now.get(name) != then.get(name)
+        if now.get(name) != then.get(name) and name not in grown
     ]
     if differing:
         raise RefusedError(
             f"the run in {plan.out} has other settings: {'; '.join(differing)}.",
-            f"Resume with its own settings ({result.command}), or start anew with --overwrite, or elsewhere with --out",
+            f"Resume with its own settings ({result.command}), or start anew with --overwrite, or elsewhere with --out"
+            if extended is None
+            else f"--extend adds seeds, strengths and rivals to all of its own ({result.command}), and changes nothing",
+        )
+    if extended is not None and grown:
+        result = replace(
+            result,
+            settings=_settings(plan),
+            deviations=deviations(plan.settings, plan.experiment.paper),
+            planned_runs=plan.settings.seeds * len(plan.settings.methods),
+            command=extended,
         )
     if result.complete:
         # It may have been killed between its last task and the end.
@@ -115,6 +132,25 @@ def resume_run(plan: Plan, workers: int) -> tuple[Result, dict[Job, Record]]:
     write_result(result, plan.result)
     trained = {job: checkpoint.record for job, checkpoint in found.items() if checkpoint is not None}
     return result, {**trained, **_complete(result)}
+
+
+def _grown(now: dict[str, JSON], then: dict[str, JSON]) -> set[str]:
+    """Return which settings differ by what is added alone, and those of rivals that only now take part."""
+    before, after = (
+        {Method.parse(str(rival)).name for rival in rivals if rival} if isinstance(rivals, list) else set()
+        for rivals in (then.get("rivals"), now["rivals"])
+    )
+    grown = {rival for rival in RIVALS if rival not in before}
+    if "ewc" in after - before:
+        grown.add("fisher_images")
+    for name in ("c", "rivals"):
+        old, new = then.get(name), now[name]
+        if isinstance(old, list) and isinstance(new, list) and all(each in new for each in old):
+            grown.add(name)
+    old, new = then.get("seeds"), now["seeds"]
+    if isinstance(old, int) and isinstance(new, int) and old <= new:
+        grown.add("seeds")
+    return {name for name in grown if now.get(name) != then.get(name)}
 
 
 def _complete(result: Result) -> dict[Job, Record]:
