@@ -7,13 +7,14 @@ stays, and as part of a whole step of training.
 
 plain      torch's fused Adam, without synapses
 inside     si.optim.Adam, in the first task (path alone) and from the second on (path, anchor, omega), then also with
-           omega in bfloat16
+           omega in bfloat16; on a GPU, and with --no-kernel as on a machine without a C compiler, by torch.compile, and
+           once without it
 hooks      si.SynapticIntelligence around torch's fused Adam, likewise
 naive      the equations as one would first write them: clones, and a penalty in the loss; from the second task on
 
 The triad ``a += s b`` is what memory can do: its arrays are together as large as all that a step inside touches, so
 that the caches hold as much of them. Memory is measured in processes of their own, as the most that some steps and the
-end of a task took. Writes results/step-overhead-DEVICE.json.
+end of a task took. Writes results/step-overhead-DEVICE.json, with --no-kernel results/step-overhead-cpu-compiled.json.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import random
 import re
 import statistics
@@ -43,7 +45,9 @@ from synaptic_intelligence.experiments.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 C, XI = 0.1, 0.1
+WITHOUT = "inside, not compiled"
 FORMS = ("plain", "inside, first task", "inside", "inside, bfloat16", "hooks, first task", "hooks", "naive")
+FORMS_WITHOUT_KERNEL = (*FORMS[:4], WITHOUT, *FORMS[4:])
 
 Batch = tuple[Tensor, Tensor]
 
@@ -130,7 +134,11 @@ class Training:
             return naive
         if form.startswith("inside"):
             dtype = torch.bfloat16 if "bfloat16" in form else None
-            optimizer = si.optim.Adam(self.model.named_parameters(), c=C, xi=XI, omega_dtype=dtype)
+            parameters, compiled = (
+                self.model.named_parameters(),
+                form != WITHOUT,
+            )  # of no effect where there is a kernel
+            optimizer = si.optim.Adam(parameters, c=C, xi=XI, omega_dtype=dtype, compiled=compiled)
             self._consolidate = optimizer.consolidate
             return optimizer
         plain = torch.optim.Adam(self.model.parameters(), fused=True)
@@ -170,20 +178,20 @@ class Training:
         return (time.perf_counter() - start) / times
 
 
-def measure(workload: Workload, device: str, rounds: int, block: float) -> dict[str, Any]:
+def measure(workload: Workload, forms: tuple[str, ...], device: str, rounds: int, block: float) -> dict[str, Any]:
     """Time all forms in turn: a block of each lasts about ``block`` seconds."""
-    trainings = {form: Training(workload, form, device) for form in FORMS}
+    trainings = {form: Training(workload, form, device) for form in forms}
     parameters = sum(p.numel() for p in trainings["plain"].model.parameters())
     found: dict[str, dict[str, list[float]]] = {}
     for part in ("step", "training"):
-        times: dict[str, list[float]] = {form: [] for form in FORMS}
+        times: dict[str, list[float]] = {form: [] for form in forms}
         action = {form: (t.step if part == "step" else t.train) for form, t in trainings.items()}
         for t in trainings.values():
             t.gradients()
         count = max(1, round(block / trainings["plain"].seconds(action["plain"], 3)))
         triad: list[float] = []
         for number in range(rounds):
-            for form in random.Random(number).sample(FORMS, len(FORMS)):
+            for form in random.Random(number).sample(forms, len(forms)):
                 times[form].append(trainings[form].seconds(action[form], count))
             if part == "step":
                 triad.append(_triad(device, 7 * parameters // 2))
@@ -218,13 +226,13 @@ def peak(workload: Workload, form: str, device: str) -> int:
     return int(torch.get_device_module(device).max_memory_allocated())
 
 
-def add_memory(rows: list[dict[str, Any]], device: str) -> None:
+def add_memory(rows: list[dict[str, Any]], forms: tuple[str, ...], device: str, *options: str) -> None:
     """Measure the peaks of all workloads and forms, and print how far they lie above plain training's."""
     for row in rows:
-        command = [sys.executable, __file__, "--device", device, "--peak", row["workload"]]
+        command = [sys.executable, __file__, "--device", device, *options, "--peak", row["workload"]]
         row["peak_bytes"] = peaks = {
             form: int(subprocess.run([*command, form], check=True, capture_output=True, text=True).stdout)
-            for form in FORMS
+            for form in forms
             if "first" not in form
         }
         print(f"{row['workload']}: peak of memory beyond plain training, in multiples of the parameters")
@@ -245,18 +253,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--block", type=float, default=0.25, help="seconds")
     parser.add_argument("--memory", action="store_true", help="measure memory alone, and add it to the result")
+    parser.add_argument("--no-kernel", action="store_true", help="as on a machine without a C compiler")
     parser.add_argument("--only", help="a part of a workload's name")
     parser.add_argument("--peak", nargs=2, metavar=("WORKLOAD", "FORM"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.no_kernel:
+        os.environ["CC"] = "no-such-compiler"
+    forms = FORMS_WITHOUT_KERNEL if asked.no_kernel or asked.device != "cpu" else FORMS
+    option = ["--no-kernel"] * asked.no_kernel
     workloads = WORKLOADS + (ON_A_GPU if asked.device != "cpu" else ())
     if asked.peak:
         name, form = asked.peak
         print(peak(next(w for w in workloads if w.name == name), form, asked.device))
         return
-    file = ROOT / "results" / f"step-overhead-{torch.device(asked.device).type}.json"
+    file = ROOT / "results" / f"step-overhead-{torch.device(asked.device).type}{'-compiled' * asked.no_kernel}.json"
     if asked.memory:
         found = json.loads(file.read_text("utf-8"))
-        add_memory(found["rows"], asked.device)
+        add_memory(found["rows"], forms, asked.device, *option)
         # The times keep the environment in which they were measured.
         found["memory_environment"] = describe_environment(asked.device, torch.get_num_threads(), 1)
         file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
@@ -264,22 +277,22 @@ def main() -> None:
     chosen = [workload for workload in workloads if not asked.only or asked.only in workload.name]
     rows = []
     for workload in chosen:
-        rows.append(measure(workload, asked.device, asked.rounds, asked.block))
+        rows.append(measure(workload, forms, asked.device, asked.rounds, asked.block))
         gc.collect()
         for part in ("step", "training"):
             times = rows[-1]["seconds"][part]
             print(f"{workload.name}: {part}, {1e3 * statistics.median(times['plain']):.3f} ms plain")
-            for form in FORMS[1:]:
+            for form in forms[1:]:
                 low, middle, high = ratios(times, form)
                 print(f"    {form:20} {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
-    add_memory(rows, asked.device)
+    add_memory(rows, forms, asked.device, *option)
     environment = describe_environment(asked.device, torch.get_num_threads(), 1)
     found = {
         "command": " ".join(["python benchmarks/step_overhead.py", *sys.argv[1:]]),
         "environment": environment,
         "rounds": asked.rounds,
         "block_seconds": asked.block,
-        "forms": list(FORMS),
+        "forms": list(forms),
         "rows": rows,
     }
     if not asked.only:

@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from oracle import same, small_model, task_batches
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.distributed.fsdp import fully_shard
+from twins import compiled_with, inside, no_kernel
 
 import synaptic_intelligence as si
 from synaptic_intelligence import checkpoint, native
@@ -1370,6 +1372,25 @@ def _(folder: Path) -> None:
     p.grad = torch.ones_like(p)
     optimizer.step()
     native.warn_of_no_kernel.cache_clear()
+
+
+@case("a step that torch.compile cannot make", si.SynapseWarning)
+def _(folder: Path) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no such backend in this test")
+
+    p = nn.Parameter(torch.ones(2))
+    with no_kernel(), compiled_with(broken):
+        optimizer = inside("Adam", [("p", p)])
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+
+
+@case("`compiled=True` with `fused=True` on a device", ValueError)
+def _(folder: Path) -> None:
+    with FakeTensorMode():
+        p = nn.Parameter(torch.ones(2, device="cuda"))
+        si.optim.Adam([("p", p)], fused=True, compiled=True, c=0.5, xi=0.1)
 
 
 # Around the second task.

@@ -14,6 +14,7 @@ from oracle import assert_close, task_batches
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
+from synaptic_intelligence import compiled as compile_module
 from synaptic_intelligence import native
 from synaptic_intelligence.optim.inside import Inside
 
@@ -53,9 +54,31 @@ def count_rules() -> Iterator[list[str]]:
         yield called
 
 
+@contextmanager
+def compiled_with(backend: Any) -> Iterator[list[Any]]:
+    """What `inside` makes is compiled, by this backend of torch.compile, or is not, but would have been.
+
+    Gives a list that grows by what is compiled.
+    """
+    runs: list[Any] = []
+
+    def made(rule: Any) -> Any:
+        runs.append(rule)
+        return rule if backend is None else compiled(rule, backend=backend)
+
+    compiled = compile_module._compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compile_module, "_compile", made)
+        patch.setitem(_OPTIONS, "compiled", True)
+        yield runs
+
+
+_OPTIONS: dict[str, Any] = {"c": C, "xi": XI}
+
+
 def inside(name: str, params: Any, **options: Any) -> Any:
     """One of si.optim, by name."""
-    optimizer = getattr(si.optim, name)(params, **{"c": C, "xi": XI, **options})
+    optimizer = getattr(si.optim, name)(params, **{**_OPTIONS, **options})
     assert isinstance(optimizer, Inside)
     return optimizer
 

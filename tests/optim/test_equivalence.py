@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from oracle import NaiveSynapses, assert_close, loss_of, small_model, task_batches
 from torch import Tensor, nn
-from twins import HAS_KERNEL, XI, C, Layout, Twins, count_rules, inside, needs_kernel, no_kernel, train
+from twins import HAS_KERNEL, XI, C, Layout, Twins, compiled_with, count_rules, inside, needs_kernel, no_kernel, train
 
 import synaptic_intelligence as si
 from synaptic_intelligence.functional import consolidated_omega
@@ -54,12 +54,17 @@ each_option = pytest.mark.parametrize(("name", "options"), OPTIMIZERS, ids=label
 each_optimizer = pytest.mark.parametrize(("name", "options"), THREE, ids=label)
 
 
-@pytest.fixture(params=[pytest.param("kernel", marks=needs_kernel), "fallback"])
+@pytest.fixture(params=[pytest.param("kernel", marks=needs_kernel), "fallback", "rules"])
 def form(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The kernel takes every step, or none."""
+    """The kernel takes every step, or the rules that torch.compile compiles take it, uncompiled here, or none does."""
     if request.param == "fallback":
         with no_kernel():
             yield "fallback"
+        return
+    if request.param == "rules":
+        with no_kernel(), compiled_with(None) as runs:
+            yield "rules"
+        assert runs
         return
     with count_rules() as called:
         yield "kernel"

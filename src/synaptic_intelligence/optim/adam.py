@@ -92,13 +92,16 @@ class Adam(Inside, torch.optim.Adam):
         synapses: those of another optimizer, which are taken over, and taken off it.
         surgery: what was done to the model since those were made, if it has other parameters, or of other shapes.
         omega_dtype: as for :class:`~synaptic_intelligence.Consolidator`: ``torch.bfloat16`` halves omega's memory.
+        compiled: whether torch.compile makes the step where the kernel of the CPU cannot take it: on other devices, or
+            without a C compiler. It takes tens of seconds at the first step, and at the first of the second task.
 
-    On the CPU the step is compiled at first use, once for a machine. Without a C compiler, on other devices, and for
-    parameters that are not float32 or float64, or with ``capturable`` or ``differentiable``, torch's own step is taken,
-    with the synapses around it.
+    On the CPU the step is compiled at first use, once for a machine. Without a C compiler, and on other devices, unless
+    ``compiled``, and for parameters that are not float32 or float64, or with ``capturable`` or ``differentiable``,
+    torch's own step is taken, with the synapses around it.
 
     Raises:
         TypeError, ValueError, SynapseError: as torch's Adam and :class:`~synaptic_intelligence.Consolidator`.
+        ValueError: ``compiled`` with ``fused`` on another device than the CPU.
 
     Source: Zenke, Poole, Ganguli 2017; Kingma, Ba 2015, *Adam*; Reddi et al. 2018 (amsgrad).
 
@@ -133,18 +136,19 @@ class Adam(Inside, torch.optim.Adam):
         synapses: Consolidator | None = None,
         surgery: Surgery | None = None,
         omega_dtype: torch.dtype | None = None,
+        compiled: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
-        self._put_synapses_inside(c, xi, synapses, surgery, omega_dtype)
+        self._put_synapses_inside(c, xi, synapses, surgery, omega_dtype, compiled=compiled)
 
 
 @final
 class AdamW(Inside, torch.optim.AdamW):
     """``torch.optim.AdamW`` with the synapses inside: :class:`Adam` with a weight decay of its own.
 
-    Takes what ``torch.optim.AdamW`` takes, and ``c``, ``xi``, ``synapses``, ``surgery`` and ``omega_dtype`` as
-    :class:`Adam` does.
+    Takes what ``torch.optim.AdamW`` takes, and ``c``, ``xi``, ``synapses``, ``surgery``, ``omega_dtype`` and
+    ``compiled`` as :class:`Adam` does.
 
     Source: Zenke, Poole, Ganguli 2017; Loshchilov, Hutter 2019, *Decoupled Weight Decay Regularization*.
 
@@ -172,7 +176,8 @@ class AdamW(Inside, torch.optim.AdamW):
         synapses: Consolidator | None = None,
         surgery: Surgery | None = None,
         omega_dtype: torch.dtype | None = None,
+        compiled: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
-        self._put_synapses_inside(c, xi, synapses, surgery, omega_dtype)
+        self._put_synapses_inside(c, xi, synapses, surgery, omega_dtype, compiled=compiled)

@@ -63,8 +63,18 @@ class Inside(OnePass, Optimizer):
         synapses: Consolidator | None,
         surgery: Surgery | None,
         omega_dtype: torch.dtype | None,
+        *,
+        compiled: bool,
     ) -> None:
         """Make the synapses, or take over those of another optimizer; torch's part is made already."""
+        if compiled and "step" in self.kind.names:
+            for group in self.param_groups:
+                if group.get("fused") and not all(p.is_cpu for p in group["params"]):
+                    raise ValueError(
+                        "compiled=True takes the place of fused=True, with which the count of steps lies on the "
+                        "device, and each step would wait to read it: give one of them"
+                    )
+        self._compiles = compiled
         strength, damping = checked_number(c, "c", zero_is_fine=True), PathIntegral(xi).xi
         for group in self.param_groups:
             group.setdefault("c", strength)
@@ -77,7 +87,7 @@ class Inside(OnePass, Optimizer):
         self._step_supports_amp_scaling = False
         for dtype in {p.dtype for group in self.param_groups for p in group["params"] if p.device.type == "cpu"}:
             native.warn_of_one_thread(dtype)
-            if isinstance(found := native.kernel(dtype), str):
+            if isinstance(found := native.kernel(dtype), str) and not compiled:
                 native.warn_of_no_kernel(found)
         self.named = all("param_names" in group for group in self.param_groups)
         group_of = {id(p): i for i, group in enumerate(self.param_groups) for p in group["params"]}
@@ -139,7 +149,7 @@ class Inside(OnePass, Optimizer):
 
     def keep(self, state: State) -> None:
         """Hold path, anchor and omega in ``self.state``, as the very tensors that the synapses have."""
-        self._kept, self._walk = state, Walk(self, self.kind, state)
+        self._kept, self._walk = state, Walk(self, self.kind, state, compiles=self._compiles)
         state.when_replaced = self._publish
         self._publish()
 
@@ -176,7 +186,7 @@ class Inside(OnePass, Optimizer):
     # A step.
 
     def prepare(self, groups: list[Group]) -> bool:
-        """Return whether the kernel takes the next step: where it can step every parameter that moves."""
+        """Return whether the next step is taken in one pass: where every parameter that moves can be."""
         return self._walk.prepare(groups)
 
     def forget(self) -> None:
@@ -185,7 +195,7 @@ class Inside(OnePass, Optimizer):
 
     @property
     def overflow(self) -> Tensor | None:
-        """Whether an increment of the path was not finite in the last step of the kernel."""
+        """Whether an increment of the path was not finite in the last step in one pass."""
         return self._overflow
 
     @_disable_dynamo

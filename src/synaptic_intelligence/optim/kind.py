@@ -8,7 +8,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from synaptic_intelligence import native
+from synaptic_intelligence import compiled
 
 Options = dict[str, Any]
 """A parameter group."""
@@ -23,10 +23,10 @@ class Kind:
     """One of torch's optimizers: which rule of kernel.c steps it, and how torch keeps its state.
 
     Attributes:
-        rule: of kernel.c.
+        rule: of kernel.c, and of compiled.py.
         names: under which torch keeps its own state of a parameter.
         needed: options of a group without which a state is of another optimizer.
-        known: whether the kernel computes what a group's options ask for.
+        known: whether the rule computes what a group's options ask for.
         make: makes what torch would make at a parameter's first step, where it is not there yet.
         begin: counts the step, and returns the numbers that the rule takes, the pull among them. It may make a moment
             that ``make`` leaves to the first step.
@@ -36,7 +36,7 @@ class Kind:
         settle: turns what was offered and loaded into what steps work on.
     """
 
-    rule: native.Rule
+    rule: compiled.Rule
     names: tuple[str, ...]
     needed: tuple[str, ...]
     known: Callable[[Options], bool]

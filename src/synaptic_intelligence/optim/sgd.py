@@ -75,8 +75,8 @@ _SGD = Kind(
 class SGD(Inside, torch.optim.SGD):
     """``torch.optim.SGD`` with the synapses inside: one pass over memory for each step.
 
-    Takes what ``torch.optim.SGD`` takes, and ``c``, ``xi``, ``synapses``, ``surgery`` and ``omega_dtype`` as
-    :class:`~synaptic_intelligence.optim.Adam` does.
+    Takes what ``torch.optim.SGD`` takes, and ``c``, ``xi``, ``synapses``, ``surgery``, ``omega_dtype`` and
+    ``compiled`` as :class:`~synaptic_intelligence.optim.Adam` does.
 
     Source: Zenke, Poole, Ganguli 2017; Sutskever et al. 2013 (Nesterov's momentum).
 
@@ -106,7 +106,8 @@ class SGD(Inside, torch.optim.SGD):
         synapses: Consolidator | None = None,
         surgery: Surgery | None = None,
         omega_dtype: torch.dtype | None = None,
+        compiled: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, **options)
-        self._put_synapses_inside(c, xi, synapses, surgery, omega_dtype)
+        self._put_synapses_inside(c, xi, synapses, surgery, omega_dtype, compiled=compiled)

@@ -1,4 +1,4 @@
-"""One step of an optimizer with synapses inside, by the kernel: who moves, what it is called with, and the call."""
+"""One step of an optimizer with synapses inside: who moves, what the kernel or the compiled rule is given, the call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from synaptic_intelligence import native
+from synaptic_intelligence import compiled, native
 from synaptic_intelligence.errors import SynapseError
 from synaptic_intelligence.optim.kind import Kind, Options
 from synaptic_intelligence.sharding import local_rows
@@ -25,16 +25,19 @@ Moving = tuple[Options, dict[str, Any], Tensor, str | None, Tensor]
 
 @final
 class Walk:
-    """The steps that the kernel takes: each is prepared first, then taken or forgotten.
+    """The steps in one pass: each is prepared first, then taken or forgotten.
 
     Args:
         optimizer: whose parameters move.
         kind: which of torch's it is.
         kept: the synapses, whose tensors are in the optimizer's state.
+        compiles: whether torch.compile makes the steps that the kernel cannot take.
     """
 
-    def __init__(self, optimizer: Optimizer, kind: Kind, kept: State) -> None:
+    def __init__(self, optimizer: Optimizer, kind: Kind, kept: State, *, compiles: bool) -> None:
         self._optimizer, self._kind, self._kept = optimizer, kind, kept
+        self._compiled = compiled.Compiled(kind.rule) if compiles else None
+        self._by_kernel = True
         self._plan = native.Plan(kind.rule)
         self._moving: list[Moving] = []
         self._rows: list[native.Row] = []
@@ -47,7 +50,7 @@ class Walk:
         return bool(self._moving)
 
     def prepare(self, groups: list[Group]) -> bool:
-        """Return whether the kernel takes the next step: where it can step every parameter that moves.
+        """Return whether the next step is taken here: where every parameter that moves can be stepped in one pass.
 
         Raises:
             SynapseError: the optimizer's state was cleared.
@@ -58,8 +61,8 @@ class Walk:
             names = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
             moving = self._look_at(names)
             unfit = self._first_unfit(moving)
-            if unfit is None:
-                self._moving = moving
+            if unfit is None or self._compiled_fits():
+                self._moving, self._by_kernel = moving, unfit is None
             elif self._may_warn:
                 self._warn_of_unfit(unfit)
         return self.prepared
@@ -80,7 +83,7 @@ class Walk:
             kind.begin(options, state, parameter, 2 * options["c"] if omega and name is not None else 0.0)
             for options, state, parameter, name, _ in moving
         ]
-        if self._all_fit:
+        if self._all_fit or not self._by_kernel:
             # The moments anew: some are made when a step begins.
             found = [kind.walked(options, state) for options, state, _, _, _ in moving]
             found = local_rows(found) if self._kept.sharded else found
@@ -89,9 +92,14 @@ class Walk:
             # For this step alone, a gradient that lies in other places is copied into the parameter's.
             rows = self._as_rows([(*each[:4], native.like(each[4], each[2])) for each in moving])
         self.forget()
+        if self._compiled is not None and not self._by_kernel:
+            return self._compiled.run(rows, settings)
         overflow = torch.tensor(int(native.run(kind.rule, rows, settings)))
         torch.autograd.graph.increment_version([parameter for _, _, parameter, _, _ in moving])
         return overflow
+
+    def _compiled_fits(self) -> bool:
+        return self._compiled is not None and not self._compiled.failed and all(map(compiled.fits, self._rows))
 
     def _refuse_cleared(self) -> None:
         state = self._optimizer.state
