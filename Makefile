@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test stacks stress docs clean
+.PHONY: help install demo test gpu stacks stress docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +24,11 @@ demo: install ## train Split MNIST with and without synapses, and show the resul
 
 test: install ## run every check and test
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/check
+
+gpu: install ## on a machine with a GPU: what is checked and measured there alone
+	@$(BIN)/python -m pytest tests/optim/test_on_a_gpu.py tests/tasks/test_task.py --quiet
+	@$(BIN)/python benchmarks/step_overhead.py --device cuda
+	@$(BIN)/python benchmarks/replicates.py --device cuda
 
 docs: install ## make docs/paper.md and what README quotes again from results/
 	@$(BIN)/python scripts/build_docs.py

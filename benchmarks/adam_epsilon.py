@@ -1,8 +1,8 @@
 """Permuted MNIST with Adam's epsilon where the authors' code has it: `python benchmarks/adam_epsilon.py`.
 
-There it is added to the root of the second moment before that is corrected for its start at zero, here after. In torch's
-terms theirs is epsilon over the root of the correction: at the first step 32 times ours, and the same from some thousands
-of steps on. Two tasks, whole protocol, c = 0.1, with either. Writes results/adam-epsilon.json.
+There it is added to the root of the second moment before that is corrected for its start at zero, here after. In our
+terms theirs is epsilon over the root of the correction: at the first step 32 times ours, and after some thousands of
+steps the same. Two tasks, whole protocol, c = 0.1, with either. Writes results/adam-epsilon.json.
 
 Expect 25 minutes on one core, and no more difference than chance makes.
 """

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aside import PARTS as ASIDE
 from bootstrap_table import bootstrap_table
 from choosing_figure import choosing_table, draw_choosing
 from coarse_table import coarse_table
@@ -28,7 +29,6 @@ from stress_table import stress_table
 from task_free_table import task_free_table
 from two_corpora_table import PARTS, draw_two_corpora
 
-from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.paper.page import write_paper
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows
 from synaptic_intelligence.paper.sections import SECTIONS
@@ -169,20 +169,6 @@ def coarse(file: Path) -> str:
     return coarse_table(sorted(path for path in file.parent.glob("*-mnist*.json")))
 
 
-def anchor(file: Path) -> str:
-    """Say what benchmarks/first_anchor.py has found."""
-    found = json.loads(file.read_text("utf-8"))
-    ours, theirs = ([f"{accuracy:.3f}" for accuracy in form["accuracy"]] for form in found["forms"])
-    paper = EXPERIMENTS["permuted-mnist"].paper.epochs
-    short = f" (not the paper's protocol: {found['epochs']} epochs instead of {paper})" * (found["epochs"] != paper)
-    return (
-        "Importance as it would be with the first anchor at zero has, after the first task, a correlation of "
-        f"{found['correlation']:.5f} with ours. Held by it (c = {found['c']:g}), the second task ends with "
-        f"accuracies of {' and '.join(theirs)} on the two tasks; held by ours, with {' and '.join(ours)}. One "
-        f"seed{short}: `{found['command']}`, [`{file.name}`](results/{file.name}).\n"
-    )
-
-
 def workers(file: Path) -> str:
     """Return the table of benchmarks/workers.py."""
     found = json.loads(file.read_text("utf-8"))
@@ -207,7 +193,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "replicates": replicates,
     "coarse": coarse,
     "workers": workers,
-    "anchor": anchor,
+    **ASIDE,
     "stacks": stacks_table,
     "works": works_with,
     "stress": stress_table,

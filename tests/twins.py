@@ -20,8 +20,37 @@ from synaptic_intelligence.optim.inside import Inside
 
 C, XI = 0.5, 0.05
 
+OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
+    ("SGD", {"lr": 0.05}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.3}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
+    ("SGD", {"lr": 0.05, "weight_decay": 0.03}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.03, "nesterov": True, "maximize": True}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "foreach": True}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "fused": True}),
+    ("Adam", {"lr": 0.01}),
+    ("Adam", {"lr": 0.01, "betas": (0.7, 0.95), "eps": 1e-4}),
+    ("Adam", {"lr": 0.01, "betas": (0.0, 0.95)}),
+    ("Adam", {"lr": 0.01, "amsgrad": True}),
+    ("Adam", {"lr": 0.01, "weight_decay": 0.03}),
+    ("Adam", {"lr": 0.01, "maximize": True}),
+    ("Adam", {"lr": 0.01, "amsgrad": True, "weight_decay": 0.03, "maximize": True}),
+    ("Adam", {"lr": 0.01, "decoupled_weight_decay": True, "weight_decay": 0.3}),
+    ("Adam", {"lr": 0.01, "foreach": True}),
+    ("Adam", {"lr": 0.01, "fused": True}),
+    ("AdamW", {"lr": 0.01}),
+    ("AdamW", {"lr": 0.01, "weight_decay": 0.3, "amsgrad": True}),
+    ("AdamW", {"lr": 0.01, "weight_decay": 0.3, "maximize": True}),
+]
+
 HAS_KERNEL = not isinstance(native.kernel(torch.float32), str)
 needs_kernel = pytest.mark.skipif(not HAS_KERNEL, reason="there is no C compiler")
+
+
+def label(value: Any) -> str | None:
+    return "-".join(key for key in value if key != "lr") or "plain" if isinstance(value, dict) else None
+
 
 Layout = Callable[[], Tensor]
 Gradient = Callable[[int, Tensor], Tensor | None]  # of a parameter's number and value
@@ -134,7 +163,7 @@ class Twins:
         """Set the gradients of one step of a task."""
         for i, p in enumerate(named.values()):
             generator = torch.Generator().manual_seed(1000 * task + 10 * number + i)
-            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
+            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
             gradient = p.detach() - float(task) + 0.3 * noise
             p.grad = gradient if layout is None else layout(i, gradient)
 

@@ -11,43 +11,30 @@ import torch
 import torch.nn.functional as F
 from oracle import NaiveSynapses, assert_close, loss_of, small_model, task_batches
 from torch import Tensor, nn
-from twins import HAS_KERNEL, XI, C, Layout, Twins, compiled_with, count_rules, inside, needs_kernel, no_kernel, train
+from twins import (
+    HAS_KERNEL,
+    OPTIMIZERS,
+    XI,
+    C,
+    Layout,
+    Twins,
+    compiled_with,
+    count_rules,
+    inside,
+    label,
+    needs_kernel,
+    no_kernel,
+    train,
+)
 
 import synaptic_intelligence as si
 from synaptic_intelligence.functional import consolidated_omega
 
-OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
-    ("SGD", {"lr": 0.05}),
-    ("SGD", {"lr": 0.05, "momentum": 0.9}),
-    ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.3}),
-    ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
-    ("SGD", {"lr": 0.05, "weight_decay": 0.03}),
-    ("SGD", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.03, "nesterov": True, "maximize": True}),
-    ("SGD", {"lr": 0.05, "momentum": 0.9, "foreach": True}),
-    ("SGD", {"lr": 0.05, "momentum": 0.9, "fused": True}),
-    ("Adam", {"lr": 0.01}),
-    ("Adam", {"lr": 0.01, "betas": (0.7, 0.95), "eps": 1e-4}),
-    ("Adam", {"lr": 0.01, "betas": (0.0, 0.95)}),
-    ("Adam", {"lr": 0.01, "amsgrad": True}),
-    ("Adam", {"lr": 0.01, "weight_decay": 0.03}),
-    ("Adam", {"lr": 0.01, "maximize": True}),
-    ("Adam", {"lr": 0.01, "amsgrad": True, "weight_decay": 0.03, "maximize": True}),
-    ("Adam", {"lr": 0.01, "decoupled_weight_decay": True, "weight_decay": 0.3}),
-    ("Adam", {"lr": 0.01, "foreach": True}),
-    ("Adam", {"lr": 0.01, "fused": True}),
-    ("AdamW", {"lr": 0.01}),
-    ("AdamW", {"lr": 0.01, "weight_decay": 0.3, "amsgrad": True}),
-    ("AdamW", {"lr": 0.01, "weight_decay": 0.3, "maximize": True}),
-]
 THREE: list[tuple[str, dict[str, Any]]] = [
     ("SGD", {"lr": 0.05, "momentum": 0.9}),
     ("Adam", {"lr": 0.01, "amsgrad": True}),
     ("AdamW", {"lr": 0.01, "weight_decay": 0.1}),
 ]
-
-
-def label(value: Any) -> str | None:
-    return "-".join(key for key in value if key != "lr") or "plain" if isinstance(value, dict) else None
 
 
 each_option = pytest.mark.parametrize(("name", "options"), OPTIMIZERS, ids=label)

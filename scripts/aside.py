@@ -1,0 +1,77 @@
+"""What experiments beside those of the paper have found, as docs/paper.md says it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from synaptic_intelligence.experiments import EXPERIMENTS
+from synaptic_intelligence.paper.correlations import layer_names
+
+_EPOCHS = EXPERIMENTS["permuted-mnist"].paper.epochs
+
+
+def anchor(file: Path) -> str:
+    """Say what benchmarks/first_anchor.py has found."""
+    found = json.loads(file.read_text("utf-8"))
+    ours, theirs = (_accuracies(form["accuracy"]) for form in found["forms"])
+    return (
+        "Importance as it would be with the first anchor at zero has, after the first task, a correlation of "
+        f"{found['correlation']:.5f} with ours. Held by it (c = {found['c']:g}), the second task ends with "
+        f"accuracies of {theirs} on the two tasks; held by ours, with {ours}. {_made(file, found)}\n"
+    )
+
+
+def epsilon(file: Path) -> str:
+    """Say what benchmarks/adam_epsilon.py has found."""
+    found = json.loads(file.read_text("utf-8"))
+    ours, theirs = (_accuracies(form["accuracy"][-1]) for form in found["forms"])
+    sums = [form["sum_of_omega"][-1] for form in found["forms"]]
+    return (
+        f"With epsilon before the correction the second task ends (c = {found['c']:g}) with accuracies of {theirs} on "
+        f"the two tasks, with ours {ours}; all importance together is then {sums[1] / sums[0]:.3f} times ours. "
+        f"{_made(file, found)}\n"
+    )
+
+
+def shared(file: Path) -> str:
+    """Return the table of benchmarks/shared_synapses.py: correlations between tasks, of units and of synapses."""
+    found = json.loads(file.read_text("utf-8"))
+    spans = {"neighbours": (1, 1), "five or more apart": (5, 99), "all": (1, 99)}
+    head = [f"{name}, c = {run['c']:g}" for name in spans for run in found["runs"]]
+    lines = ["| | " + " | ".join(head) + " |", "| :-- |" + " --: |" * len(head)]
+    layers = list(found["runs"][0]["correlations"])
+    for title, layer in list(zip(layer_names(len(layers)), layers, strict=True))[:2]:
+        for reading in found["runs"][0]["correlations"][layer]:
+            cells = [
+                f"{mean_between(run['correlations'][layer][reading], *span):.3f}"
+                for span in spans.values()
+                for run in found["runs"]
+            ]
+            lines.append(f"| {title}, {reading} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _made(file, found), ""])
+
+
+def mean_between(below: list[list[float]], least: int, most: int) -> float:
+    """Return the mean correlation of the tasks that lie so far apart, of ``below[i][j]`` for j < i.
+
+    Example:
+        >>> mean_between([[], [0.5], [0.1, 0.3]], 1, 1)
+        0.4
+    """
+    return fmean(row[j] for i, row in enumerate(below) for j in range(i) if least <= i - j <= most)
+
+
+def _accuracies(values: list[float]) -> str:
+    return " and ".join(f"{value:.3f}" for value in values)
+
+
+def _made(file: Path, found: dict[str, Any]) -> str:
+    short = f" (not the paper's protocol: {found['epochs']} epochs instead of {_EPOCHS})" * (found["epochs"] != _EPOCHS)
+    return f"One seed{short}: `{found['command']}`, [`{file.name}`](results/{file.name})."
+
+
+PARTS: dict[str, Callable[[Path], str]] = {"anchor": anchor, "epsilon": epsilon, "shared": shared}
