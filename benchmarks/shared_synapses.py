@@ -1,11 +1,12 @@
 """What figure 5's correlations between tasks are made of, units or synapses: `python benchmarks/shared_synapses.py`.
 
-Permuted MNIST in the network of the paper, without synapses and with c = 0.1, but with 5 epochs of each task in place
-of 20. Of each task's path integral, P[i, j] for the weight from unit j to unit i, these are compared between tasks:
+Permuted MNIST in the network of the paper, without synapses, with c = 0.1 and with c = 1, but with 5 epochs of each
+task in place of 20. Of each task's path integral, P[i, j] for the weight from unit j to unit i, these are compared
+between tasks:
 
 path       itself, by Pearson's correlation, as in figure 5
 ranks      the same by Spearman's, which large numbers do not dominate
-importance what the task adds to omega: P over the squared distance that the weight went, plus xi
+importance P over the squared distance that the weight went, plus xi: what is added to omega, but for the relu
 units      the sums over i and over j multiplied: P if its synapses differed by their two units alone
 synapses   what is left of P when that is taken off
 
@@ -37,7 +38,7 @@ from synaptic_intelligence.train import evaluate, train_epoch
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENT, EPOCHS, SEED = EXPERIMENTS["permuted-mnist"], 5, 0
-STRENGTHS = (0.0, 0.1)
+STRENGTHS = (0.0, 0.1, 1.0)
 
 Kept = dict[str, dict[str, Tensor]]
 """Path and distance of each weight matrix in one task."""

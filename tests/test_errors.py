@@ -21,7 +21,7 @@ from oracle import same, small_model, task_batches
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.distributed.fsdp import fully_shard
-from twins import compiled_with, inside, no_kernel
+from twins import compiled_with, no_kernel
 
 import synaptic_intelligence as si
 from synaptic_intelligence import checkpoint, native
@@ -1381,9 +1381,32 @@ def _(folder: Path) -> None:
 
     p = nn.Parameter(torch.ones(2))
     with no_kernel(), compiled_with(broken):
-        optimizer = inside("Adam", [("p", p)])
+        optimizer = si.optim.Adam([("p", p)], c=0.5, xi=0.1, compiled=True)
         p.grad = torch.ones_like(p)
         optimizer.step()
+
+
+@case("`compiled=True` for parameters whose step is not compiled", si.SynapseWarning)
+def _(folder: Path) -> None:
+    class Own(nn.Parameter):
+        pass
+
+    p = Own(torch.ones(2))
+    with no_kernel():
+        optimizer = si.optim.SGD([("p", p)], lr=0.1, c=0.5, xi=0.1, compiled=True)
+        p.grad = torch.ones(2)
+        optimizer.step()
+
+
+@case("gradients that come and go under `compiled=True`", si.SynapseWarning)
+def _(folder: Path) -> None:
+    named = [(f"p{i}", nn.Parameter(torch.ones(i + 1))) for i in range(5)]
+    with no_kernel(), compiled_with(None):
+        optimizer = si.optim.SGD(named, lr=0.1, c=0.5, xi=0.1, compiled=True)
+        for which in range(1, 18):
+            for i, (_, p) in enumerate(named):
+                p.grad = torch.ones_like(p) if which >> i & 1 else None
+            optimizer.step()
 
 
 @case("`compiled=True` with `fused=True` on a device", ValueError)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import compress
 from types import FunctionType
 from typing import Any, Literal, final
 
@@ -26,6 +25,7 @@ Rule = Literal["adam_step", "sgd_step"]
 _PLAIN = (Tensor, torch.nn.Parameter)
 _MOST = 16
 """Sets of tensors for which a step is compiled: in the first task and later, and where gradients come and go."""
+_SLOWER = "the optimizer steps in several passes over memory, which is slower, with the same numbers"
 
 
 def adam_step(rows: Sequence[Row], table: Tensor) -> Tensor:
@@ -179,22 +179,36 @@ def _alike(tensor: Tensor, theta: Tensor, dtype: torch.dtype) -> bool:
 
 @final
 class Compiled:
-    """A rule that is compiled at its first call, and anew for other tensors.
+    """A rule that is compiled at its first call, and anew for tensors of other shapes, or where others are missing.
 
-    Where that fails it says so, once, and takes this step uncompiled; ``failed`` tells to take others another way.
+    Where compiling fails it says so, once, and takes that step uncompiled; from then on it takes no other.
 
     Args:
         rule: its name.
 
     Example:
-        >>> Compiled("adam_step").failed
-        False
+        >>> one = torch.ones(2)
+        >>> Compiled("adam_step").takes([(one, one, one, None, None, one, one, None, None)])
+        True
     """
 
     def __init__(self, rule: Rule) -> None:
-        self.failed = False
         self._rule: Rule = rule
         self._runs: dict[Any, Callable[[Sequence[Row], Tensor], Tensor]] = {}  # for each set of tensors
+        self._failed = False
+        self._told_of_many = False
+
+    def takes(self, rows: Sequence[Row]) -> bool:
+        """Return whether the step of these tensors, which all fit, is compiled, or is to be."""
+        if self._failed or len(self._runs) < _MOST or all(_set(some) in self._runs for some in _by_kind(rows).values()):
+            return not self._failed
+        if not self._told_of_many:
+            self._told_of_many = True
+            warn(
+                f"{_SLOWER}: gradients come and go, and each set of them would be compiled: {_MOST} are, and the steps "
+                "of others are not"
+            )
+        return False
 
     def run(self, rows: Sequence[Row], settings: Sequence[Sequence[float]]) -> Tensor:
         """Do what the rule says to all tensors; arguments as :func:`synaptic_intelligence.native.run` has them.
@@ -202,47 +216,51 @@ class Compiled:
         Returns:
             A tensor without dimensions: 1 if an increment of a path was not finite, else 0.
         """
-        kinds = [(row[0].device, row[0].dtype) for row in rows if row[0] is not None]
+        numbered = [(*row, numbers(self._rule, each)) for row, each in zip(rows, settings, strict=True)]
         found = []
-        for kind in dict.fromkeys(kinds):
-            chosen = [other == kind for other in kinds]
-            table = _table(self._rule, [*compress(settings, chosen)], *kind)
-            found.append(self._step([*compress(rows, chosen)], table))
+        for (device, dtype), some in _by_kind(numbered).items():
+            table = _on(device, torch.tensor([each[-1] for each in some], dtype=dtype, device="cpu"))
+            found.append(self._step([_with_dimensions(each[:-1]) for each in some], table))
         return torch.stack([each.to(found[0].device) for each in found]).amax()
 
     def _step(self, rows: list[Row], table: Tensor) -> Tensor:
-        rule = _RULES[self._rule]
-        which = tuple((id(row[0]), *(tensor is None for tensor in row)) for row in rows)
-        if which not in self._runs and len(self._runs) == _MOST:
-            self._fail(f"in its steps it met more than {_MOST} sets of tensors, and each would be compiled anew")
-        if not self.failed:
+        rule, which = _RULES[self._rule], _set(rows)
+        if not self._failed:
             run = self._runs.get(which) or self._runs.setdefault(which, _compile(rule))
             try:
-                return run([_with_dimensions(row) for row in rows], table)
+                return run(rows, table)
             except _failures() as error:  # before anything is computed
+                self._failed = True
+                self._runs.clear()
                 why = getattr(error, "inner_exception", error)
-                self._fail((str(why).strip().splitlines() or [type(why).__name__])[0])
+                first = (str(why).strip().splitlines() or [type(why).__name__])[0]
+                warn(f"{_SLOWER}: its compiled step was given up: {first}")
         return rule(rows, table)
 
-    def _fail(self, why: str) -> None:
-        self.failed = True
-        self._runs.clear()
-        warn(
-            "the optimizer steps in several passes over memory, which is slower, with the same numbers: its compiled "
-            f"step was given up: {why}"
-        )
+
+def _by_kind(rows: Sequence[Any]) -> dict[tuple[torch.device, torch.dtype], list[Any]]:
+    found: dict[tuple[torch.device, torch.dtype], list[Any]] = {}
+    for row in rows:
+        found.setdefault((row[0].device, row[0].dtype), []).append(row)
+    return found
+
+
+def _set(rows: Sequence[Row]) -> Any:
+    """Return what tells sets of tensors apart for which code of their own is compiled.
+
+    Not the tensors: those of a sharded network are others in each step.
+    """
+    return tuple((None if row[0] is None else (row[0].shape or (1,)), *(t is None for t in row)) for row in rows)
+
+
+def _on(device: torch.device, table: Tensor) -> Tensor:
+    # From pinned memory nobody waits for the copy.
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
 
 
 def _with_dimensions(row: Row) -> Row:
     """Return tensors of at least one dimension: torch 2.13 loses what is written into a scalar of the CPU, silently."""
     return tuple(tensor if tensor is None or tensor.ndim else tensor.view(1) for tensor in row)
-
-
-def _table(rule: Rule, settings: Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype) -> Tensor:
-    values = [numbers(rule, each) for each in settings]
-    # From pinned memory nobody waits for the copy.
-    table = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
-    return table.to(device, non_blocking=True)
 
 
 def _compile(rule: Any, backend: Any = "inductor") -> Callable[[Sequence[Row], Tensor], Tensor]:

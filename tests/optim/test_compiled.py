@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,12 +17,14 @@ from torch._subclasses import FakeTensorMode
 from twins import Layout, Twins, compiled_with, count_rules, inside, needs_kernel, no_kernel, train
 
 import synaptic_intelligence as si
+from synaptic_intelligence.compiled import Compiled
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.03}),
     ("Adam", {"lr": 0.01, "amsgrad": True, "maximize": True}),
     ("AdamW", {"lr": 0.01, "weight_decay": 0.3}),
 ]
+HAS_CXX = any(map(shutil.which, ("g++", "clang++")))
 each_optimizer = pytest.mark.parametrize(("name", "options"), OPTIMIZERS, ids=["SGD", "Adam", "AdamW"])
 LAYOUTS: list[Layout] = [
     lambda: torch.randn(7, 9),
@@ -41,7 +46,7 @@ class Counts:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # inductor's own imports
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="there is no C++ compiler")
+@pytest.mark.skipif(not HAS_CXX, reason="there is no C++ compiler")
 @pytest.mark.parametrize(("name", "coarse"), [("SGD", False), ("Adam", False), ("AdamW", True)])
 def test_compiled_steps_are_those_of_the_hooks(name: str, coarse: bool) -> None:
     with no_kernel(), compiled_with("inductor") as runs:
@@ -118,41 +123,119 @@ def test_what_cannot_be_compiled_is_told_once_and_steps_on(name: str, options: d
     assert len(runs) == 1
 
 
-def test_gradients_that_come_and_go_are_compiled_for_as_long_as_that_pays() -> None:
+def test_gradients_that_come_and_go_are_compiled_for_so_many_sets_and_these_stay() -> None:
     counts = Counts()
+    layouts: list[Layout] = [lambda size=size: torch.randn(size).double() for size in range(1, 6)]  # type: ignore[misc]
     with no_kernel(), compiled_with(counts):
-        twins = Twins("Adam", [lambda: torch.randn(3).double()] * 5, lr=0.1)
+        twins = Twins("Adam", layouts, lr=0.1)
 
-        def some(which: int, number: int, gradient: Tensor) -> Tensor | None:
-            return gradient if which >> number & 1 else None
+        def step(which: int) -> None:
+            twins.step(0, which, lambda number, gradient: gradient if which >> number & 1 else None)
 
         for which in range(1, 17):
-            twins.step(0, which, lambda number, gradient, which=which: some(which, number, gradient))  # type: ignore[misc]
+            step(which)
         assert counts.graphs == 16
-        with pytest.warns(si.SynapseWarning, match="met more than 16 sets of tensors"):
-            twins.step(0, 17, lambda number, gradient: some(17, number, gradient))
-        twins.run()
+        with pytest.warns(si.SynapseWarning, match="gradients come and go"):
+            step(17)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with compiled_steps() as taken:
+                for which in (3, 18, 4, 31):
+                    step(which)
     twins.assert_equal()
     assert counts.graphs == 16
+    assert taken == [2, 1]  # of 3 and of 4
 
 
-@pytest.mark.filterwarnings("ignore:.*bfloat16")
-def test_narrow_parameters_are_stepped_around_as_what_they_store_is_rounded() -> None:
+@contextmanager
+def compiled_steps() -> Iterator[list[int]]:
+    """Note of how many parameters each compiled step is."""
+    taken: list[int] = []
+    run = Compiled.run
+
+    def noted(self: Compiled, rows: Any, settings: Any) -> Tensor:
+        taken.append(len(rows))
+        return run(self, rows, settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Compiled, "run", noted)
+        yield taken
+
+
+def test_parameters_that_are_replaced_are_not_compiled_anew() -> None:
+    """As those of a sharded network are, whose local parts are other tensors in each step."""
+    counts = Counts()
+    with no_kernel(), compiled_with(counts):
+        optimizer = inside("Adam", [("p", p := nn.Parameter(torch.ones(3)))])
+        for _ in range(20):
+            q = nn.Parameter(p.detach().clone())
+            optimizer.param_groups[0]["params"][0] = q
+            optimizer.state[q] = optimizer.state.pop(p)
+            p = q
+            p.grad = torch.ones(3)
+            optimizer.step()
+    assert counts.graphs == 1
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "options", "why"),
+    [
+        ((torch.float32, torch.bfloat16), {}, "'p1' is torch.bfloat16, a Parameter"),
+        ((torch.float16,), {}, "'p0' is torch.float16"),
+        ((torch.float32,), {"capturable": True}, "capturable and differentiable steps are torch's own"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:parameters are torch")
+def test_what_is_not_compiled_is_said_once_and_stepped_around(
+    dtypes: tuple[torch.dtype, ...], options: dict[str, Any], why: str
+) -> None:
+    """Of narrow parameters the path takes the step that was stored, and compiled code would not round on the way."""
     with no_kernel(), compiled_with(None) as runs:
-        twins = Twins("Adam", [lambda: torch.randn(7, 9).bfloat16()], lr=0.1)
-        twins.run()
-    twins.assert_equal(0.0, 0.0)
+        if options:
+            p = nn.Parameter(torch.ones(2))
+            optimizer = inside("Adam", [("p0", p)])
+            optimizer.param_groups[0].update(options)
+            with pytest.warns(si.SynapseWarning, match=why):
+                assert not optimizer._walk.prepare([])
+            optimizer._walk.prepare([])
+        else:
+            layouts: list[Layout] = [partial(torch.ones, 7, 9, dtype=dtype) for dtype in dtypes]
+            twins = Twins("Adam", layouts, lr=0.1)
+            with pytest.warns(si.SynapseWarning, match=f"compiled=True has no effect on these steps: {why}"):
+                twins.step(0, 0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                twins.step(0, 1)
+            twins.assert_equal(0.0, 0.0)
     assert runs == []
 
 
-def test_increments_that_are_not_finite_add_nothing_and_are_counted() -> None:
+def test_a_count_of_steps_that_was_loaded_onto_the_device_is_kept_on_the_cpu() -> None:
     p = nn.Parameter(torch.ones(2))
-    with no_kernel(), compiled_with("aot_eager"):
-        optimizer = inside("SGD", [("p", p)], lr=1.0)
-        p.grad = torch.tensor([1e30, 1.0])
+    with no_kernel(), compiled_with(None):
+        optimizer = inside("Adam", [("p", p)])
+        p.grad = torch.ones(2)
         optimizer.step()
-    assert torch.equal(optimizer.synapses.path["p"], torch.tensor([0.0, 1.0]))
-    with pytest.warns(si.SynapseWarning, match="not finite"):
+
+        class Elsewhere(Tensor):
+            is_cpu = False
+
+        optimizer.state[p]["step"] = optimizer.state[p]["step"].as_subclass(Elsewhere)
+        optimizer.step()
+    assert optimizer.state[p]["step"].item() == 2
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # inductor's own imports
+@pytest.mark.skipif(not HAS_CXX, reason="there is no C++ compiler")
+def test_increments_that_are_not_finite_add_nothing_and_are_counted() -> None:
+    p = nn.Parameter(torch.ones(37))
+    with no_kernel(), compiled_with("inductor"):
+        optimizer = inside("SGD", [("p", p)], lr=1.0)
+        p.grad = torch.ones(37)
+        p.grad[::5] = 1e30  # the product overflows
+        optimizer.step()
+    assert optimizer.synapses.path["p"].tolist() == [0.0 if i % 5 == 0 else 1.0 for i in range(37)]
+    with pytest.warns(si.SynapseWarning, match="1 optimizer steps .* not finite"):
         optimizer.consolidate()
 
 

@@ -27,7 +27,9 @@ def _make(options: Options, state: dict[str, Any], parameter: Tensor) -> None:
 
 
 def _begin(options: Options, state: dict[str, Any], parameter: Tensor, pull: float, *, decoupled: bool) -> list[float]:
-    step, lr, decay = state["step"].item() + 1, float(options["lr"]), options["weight_decay"]
+    if not state["step"].is_cpu:
+        state["step"] = state["step"].cpu()  # loaded from there: to read it would make each step wait for the device
+    step, lr, decay = state["step"].item() + 1, options["lr"], options["weight_decay"]
     state["step"].fill_(step)
     # Before torch 2.7 this was no option, but the difference of the two classes.
     (beta1, beta2), decoupled = options["betas"], options.get("decoupled_weight_decay", decoupled)
@@ -92,8 +94,8 @@ class Adam(Inside, torch.optim.Adam):
         synapses: those of another optimizer, which are taken over, and taken off it.
         surgery: what was done to the model since those were made, if it has other parameters, or of other shapes.
         omega_dtype: as for :class:`~synaptic_intelligence.Consolidator`: ``torch.bfloat16`` halves omega's memory.
-        compiled: whether torch.compile makes the step where the kernel of the CPU cannot take it: on other devices, or
-            without a C compiler. It takes tens of seconds at the first step, and at the first of the second task.
+        compiled: whether torch.compile makes the step where the kernel of the CPU cannot take it, as on other devices.
+            It takes tens of seconds at the first step, and at the first of the second task.
 
     On the CPU the step is compiled at first use, once for a machine. Without a C compiler, and on other devices, unless
     ``compiled``, and for parameters that are not float32 or float64, or with ``capturable`` or ``differentiable``,

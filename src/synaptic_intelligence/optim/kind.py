@@ -28,8 +28,8 @@ class Kind:
         needed: options of a group without which a state is of another optimizer.
         known: whether the rule computes what a group's options ask for.
         make: makes what torch would make at a parameter's first step, where it is not there yet.
-        begin: counts the step, and returns the numbers that the rule takes, the pull among them. It may make a moment
-            that ``make`` leaves to the first step.
+        begin: given the group with its learning rate as a number, counts the step, and returns the numbers that the
+            rule takes, the pull among them. It may make a moment that ``make`` leaves to the first step.
         walked: returns the three moments that the rule takes.
         offered: returns the moments of a parameter that has made no step, and what a state_dict says of them beside.
         lacking: returns the names without which torch would fail on what is loaded for a parameter.

@@ -29,7 +29,7 @@ def _begin(options: Options, state: dict[str, Any], parameter: Tensor, pull: flo
         state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
         fresh = 1.0  # torch does not dampen the first gradient
     return [
-        *(float(options["lr"]), options["momentum"], fresh, float(options["nesterov"])),
+        *(options["lr"], options["momentum"], fresh, float(options["nesterov"])),
         *(float(options["weight_decay"]), pull, -1.0 if options["maximize"] else 1.0),
     ]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from synaptic_intelligence import compiled, native
-from synaptic_intelligence.errors import SynapseError
+from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.optim.kind import Kind, Options
 from synaptic_intelligence.sharding import local_rows
 from synaptic_intelligence.state import State
@@ -61,10 +61,12 @@ class Walk:
             names = {id(p): n for group in groups for n, p in zip(group.names, group.parameters, strict=True)}
             moving = self._look_at(names)
             unfit = self._first_unfit(moving)
-            if unfit is None or self._compiled_fits():
+            if unfit is None or self._is_compiled(moving):
                 self._moving, self._by_kernel = moving, unfit is None
-            elif self._may_warn:
+            elif self._compiled is None:
                 self._warn_of_unfit(unfit)
+        elif self._compiled is not None:
+            self._warn_of_not_compiled("capturable and differentiable steps are torch's own")
         return self.prepared
 
     def forget(self) -> None:
@@ -79,8 +81,13 @@ class Walk:
         """
         moving = self._moving
         omega, kind = self._kept.omega, self._kind
+        # A learning rate may be a tensor, and on a device: it is read once for each group.
+        groups = {
+            id(group): {**group, "lr": float(group["lr"])} if isinstance(group["lr"], Tensor) else group
+            for group in self._optimizer.param_groups
+        }
         settings = [
-            kind.begin(options, state, parameter, 2 * options["c"] if omega and name is not None else 0.0)
+            kind.begin(groups[id(options)], state, parameter, 2 * options["c"] if omega and name is not None else 0.0)
             for options, state, parameter, name, _ in moving
         ]
         if self._all_fit or not self._by_kernel:
@@ -98,8 +105,27 @@ class Walk:
         torch.autograd.graph.increment_version([parameter for _, _, parameter, _, _ in moving])
         return overflow
 
-    def _compiled_fits(self) -> bool:
-        return self._compiled is not None and not self._compiled.failed and all(map(compiled.fits, self._rows))
+    def _is_compiled(self, moving: list[Moving]) -> bool:
+        """Return whether torch.compile makes the next step; say, once, what keeps it from that."""
+        if self._compiled is None:
+            return False
+        for row, (options, _, parameter, name, _) in zip(self._rows, moving, strict=True):
+            # torch keeps the count of a fused step on the device, where to read it would be to wait for it.
+            if options.get("fused") and "step" in self._kind.names and not parameter.is_cpu:
+                self._warn_of_not_compiled("with fused=True, as it was loaded or added, the step is torch's own")
+                return False
+            if not compiled.fits(row):
+                self._warn_of_not_compiled(
+                    f"{_shown(name, parameter)} is {parameter.dtype}, a {type(parameter).__name__}; compiled are steps "
+                    "of plain tensors of float32 or float64 alone"
+                )
+                return False
+        return self._compiled.takes(self._rows)
+
+    def _warn_of_not_compiled(self, why: str) -> None:
+        if self._may_warn:
+            self._may_warn = False
+            warn(f"compiled=True has no effect on these steps: {why} (said once)")
 
     def _refuse_cleared(self) -> None:
         state = self._optimizer.state
@@ -171,10 +197,17 @@ class Walk:
     def _warn_of_unfit(self, each: Moving) -> None:
         """Say, once, which tensor keeps the kernel from a step that it would else take."""
         _, _, parameter, name, _ = each
-        if parameter.is_cpu and any(not isinstance(native.kernel(dtype), str) for dtype in self._dtypes()):
+        if not (self._may_warn and parameter.is_cpu):
+            return
+        if any(not isinstance(native.kernel(dtype), str) for dtype in self._dtypes()):
             self._may_warn = False
-            shown = repr(name) if name is not None else f"one of shape {list(parameter.shape)}"
-            native.warn_of_no_kernel(f"it cannot walk over {shown}: a view, or another class or dtype (said once)")
+            native.warn_of_no_kernel(
+                f"it cannot walk over {_shown(name, parameter)}: a view, or another class or dtype (said once)"
+            )
 
     def _dtypes(self) -> set[torch.dtype]:
         return {p.dtype for group in self._optimizer.param_groups for p in group["params"]}
+
+
+def _shown(name: str | None, parameter: Tensor) -> str:
+    return repr(name) if name is not None else f"one of shape {list(parameter.shape)}"
