@@ -30,6 +30,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from synaptic_intelligence import SynapticIntelligence
+from synaptic_intelligence.atomic import replacing
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.environment import describe_environment
 from synaptic_intelligence.experiments.optimizers import adam
@@ -57,7 +58,8 @@ def learn(c: float, folder: Path) -> None:
             train_epoch(model, optimizer, task, batch_size=settings.batch_size, generator=order, multi_head=False)
         move = {name: p.detach() - synapses.anchor[name] for name, p in model.named_parameters()}
         path = synapses.consolidate()
-        torch.save({"path": {name: p.clone() for name, p in path.items()}, "move": move}, _file(folder, c, number))
+        with replacing(_file(folder, c, number)) as temporary:
+            torch.save({"path": {name: p.clone() for name, p in path.items()}, "move": move}, temporary)
         print(f"c = {c:g}, task {number + 1}: {evaluate(model, task, multi_head=False):.3f}", flush=True)
 
 
@@ -103,7 +105,9 @@ def compare(folder: Path, c: float) -> dict[str, dict[str, list[list[float]]]]:
 def main() -> None:
     """Learn what is not there yet, compare, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--paths", type=Path, default=ROOT / "runs" / "shared-synapses", help="where paths are kept")
+    parser.add_argument(
+        "--paths", type=Path, default=ROOT / "runs" / f"shared-synapses-{EPOCHS}-{SEED}", help="where paths are kept"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "shared-synapses.json")
     given = parser.parse_args()
     torch.set_num_threads(1)

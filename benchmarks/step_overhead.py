@@ -7,8 +7,7 @@ stays, and as part of a whole step of training.
 
 plain      torch's fused Adam, without synapses
 inside     si.optim.Adam, in the first task (path alone) and from the second on (path, anchor, omega), then also with
-           omega in bfloat16; on a GPU, and with --no-kernel as on a machine without a C compiler, by torch.compile, and
-           once without it
+           omega in bfloat16; on a GPU, and with --no-kernel on the CPU, by torch.compile, and once without it
 hooks      si.SynapticIntelligence around torch's fused Adam, likewise
 naive      the equations as one would first write them: clones, and a penalty in the loss; from the second task on
 
@@ -29,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -134,11 +134,13 @@ class Training:
             return naive
         if form.startswith("inside"):
             dtype = torch.bfloat16 if "bfloat16" in form else None
-            parameters, compiled = (
+            optimizer = si.optim.Adam(
                 self.model.named_parameters(),
-                form != WITHOUT,
-            )  # of no effect where there is a kernel
-            optimizer = si.optim.Adam(parameters, c=C, xi=XI, omega_dtype=dtype, compiled=compiled)
+                c=C,
+                xi=XI,
+                omega_dtype=dtype,
+                compiled=form != WITHOUT,  # of no effect where there is a kernel
+            )
             self._consolidate = optimizer.consolidate
             return optimizer
         plain = torch.optim.Adam(self.model.parameters(), fused=True)
@@ -226,10 +228,10 @@ def peak(workload: Workload, form: str, device: str) -> int:
     return int(torch.get_device_module(device).max_memory_allocated())
 
 
-def add_memory(rows: list[dict[str, Any]], forms: tuple[str, ...], device: str, *options: str) -> None:
+def add_memory(rows: list[dict[str, Any]], forms: tuple[str, ...], device: str) -> None:
     """Measure the peaks of all workloads and forms, and print how far they lie above plain training's."""
     for row in rows:
-        command = [sys.executable, __file__, "--device", device, *options, "--peak", row["workload"]]
+        command = [sys.executable, __file__, "--device", device, "--peak", row["workload"]]
         row["peak_bytes"] = peaks = {
             form: int(subprocess.run([*command, form], check=True, capture_output=True, text=True).stdout)
             for form in forms
@@ -253,14 +255,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--block", type=float, default=0.25, help="seconds")
     parser.add_argument("--memory", action="store_true", help="measure memory alone, and add it to the result")
-    parser.add_argument("--no-kernel", action="store_true", help="as on a machine without a C compiler")
+    parser.add_argument("--no-kernel", action="store_true", help="as if the CPU had no kernel; without memory")
     parser.add_argument("--only", help="a part of a workload's name")
     parser.add_argument("--peak", nargs=2, metavar=("WORKLOAD", "FORM"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    # What says that a step is not what its name says is an error.
+    warnings.simplefilter("error", si.SynapseWarning)
     if asked.no_kernel:
+        if asked.device != "cpu":
+            parser.error("--no-kernel is for the CPU: elsewhere there is none")
         os.environ["CC"] = "no-such-compiler"
+        warnings.filterwarnings("ignore", ".*no-such-compiler", si.SynapseWarning)
     forms = FORMS_WITHOUT_KERNEL if asked.no_kernel or asked.device != "cpu" else FORMS
-    option = ["--no-kernel"] * asked.no_kernel
     workloads = WORKLOADS + (ON_A_GPU if asked.device != "cpu" else ())
     if asked.peak:
         name, form = asked.peak
@@ -269,7 +275,7 @@ def main() -> None:
     file = ROOT / "results" / f"step-overhead-{torch.device(asked.device).type}{'-compiled' * asked.no_kernel}.json"
     if asked.memory:
         found = json.loads(file.read_text("utf-8"))
-        add_memory(found["rows"], forms, asked.device, *option)
+        add_memory(found["rows"], forms, asked.device)
         # The times keep the environment in which they were measured.
         found["memory_environment"] = describe_environment(asked.device, torch.get_num_threads(), 1)
         file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
@@ -285,7 +291,8 @@ def main() -> None:
             for form in forms[1:]:
                 low, middle, high = ratios(times, form)
                 print(f"    {form:20} {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
-    add_memory(rows, forms, asked.device, *option)
+    if not asked.no_kernel:  # on the CPU the peak would be that of compiling
+        add_memory(rows, forms, asked.device)
     environment = describe_environment(asked.device, torch.get_num_threads(), 1)
     found = {
         "command": " ".join(["python benchmarks/step_overhead.py", *sys.argv[1:]]),

@@ -416,6 +416,15 @@ def test_a_training_that_diverged_is_not_to_be_resumed(tmp_path: Path) -> None:
     assert "--resume" not in outcome.error
 
 
+def test_an_extension_that_diverged_says_where_the_run_is_kept(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    outcome = Outcome(*QUICK, "--c", "0", "--c", "1", "--c", "1e300", "--out", run, "--extend")
+    assert outcome.code == 1
+    assert f"is kept: mv {run / 'result.before.json'} {run / 'result.json'}" in outcome.error
+    assert (run / "result.before.json").read_bytes() == (finished / "result.json").read_bytes()
+
+
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real: Callable[[str], Any] = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "typer" else real(name))

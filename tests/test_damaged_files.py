@@ -21,7 +21,7 @@ from synaptic_intelligence.atomic import replacing
 from synaptic_intelligence.data import DataError, cifar, load_mnist, mnist
 from synaptic_intelligence.document import ResultError
 from synaptic_intelligence.experiments.checkpoint import Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
-from synaptic_intelligence.experiments.folder import clear_checkpoints
+from synaptic_intelligence.experiments.folder import clean_up
 from synaptic_intelligence.experiments.plan import Plan, Record
 from synaptic_intelligence.result import read_result, write_result
 
@@ -202,5 +202,5 @@ def test_what_a_kill_has_left_of_figure_and_page_is_cleared(tmp_path: Path) -> N
 
     for name in (".report.html.x.part", ".figure.png.y.part", ".result.json.z.part", ".notes.part"):
         (tmp_path / name).touch()
-    clear_checkpoints(Plan(TINY, SETTINGS, device="cpu", threads=1, data_dir=None, out=tmp_path))
+    clean_up(Plan(TINY, SETTINGS, device="cpu", threads=1, data_dir=None, out=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [".notes.part"]

@@ -16,7 +16,7 @@ from tiny import SETTINGS, TINY, Stop, ignore, network, numbers, resume, start, 
 
 import synaptic_intelligence as si
 from synaptic_intelligence.experiments.checkpoint import CheckpointError, read_checkpoint
-from synaptic_intelligence.experiments.folder import RefusedError, resume_run, start_run
+from synaptic_intelligence.experiments.folder import BEFORE, RefusedError, resume_run, start_run
 from synaptic_intelligence.experiments.plan import EpochDone, Message, Plan
 from synaptic_intelligence.experiments.runner import run
 from synaptic_intelligence.experiments.settings import Settings
@@ -448,10 +448,33 @@ def test_an_extended_run_has_the_numbers_of_one_that_was_whole_from_the_start(
     assert (before.command, extended.command) == ("synaptic run tiny", "synaptic run tiny --seeds 2")
     resumed = extended.environment["resumed"]
     assert isinstance(resumed, list)
-    assert len(resumed) == 1
+    assert [sitting["extended"] for sitting in resumed if isinstance(sitting, dict)] == ["synaptic run tiny"]
+    assert not (tmp_path / BEFORE).exists()
     if complete:
         kept = {(run.seed, run.c): run for run in extended.runs}
         assert all(kept[run.seed, run.c] == run for run in before.runs)
+
+
+def test_an_extension_that_fails_leaves_the_run_as_it_was_beside(tmp_path: Path) -> None:
+    start(_plan(tmp_path / "run"))
+    plan = _plan(tmp_path / "run", replace(SETTINGS, c=(*SETTINGS.c, 1e38)))
+    before = read_result(plan.result)
+    (plan.out / "report.html").write_text("of the run before")
+    with pytest.raises(JobError, match="not finite"):
+        _extend(plan)
+    assert not (plan.out / "report.html").exists()
+    assert not read_result(plan.result).complete
+    assert read_result(plan.out / BEFORE) == before
+    # A second try does not take the unfinished one for it.
+    with pytest.raises(JobError, match="not finite"):
+        _extend(replace(plan, settings=replace(plan.settings, c=(*plan.settings.c, 2.0))))
+    assert read_result(plan.out / BEFORE) == before
+    plan.result.unlink()
+    shutil.rmtree(plan.checkpoints)
+    with pytest.raises(RefusedError, match=rf"holds {BEFORE} already"):
+        start_run(plan, 1, "synaptic run tiny", overwrite=False)
+    (plan.out / BEFORE).rename(plan.result)
+    assert resume(_plan(tmp_path / "run")) == before
 
 
 def test_a_rival_can_join_later(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from synaptic_intelligence.data import DataError
 from synaptic_intelligence.document import exact
 from synaptic_intelligence.experiments import Experiment
 from synaptic_intelligence.experiments.checkpoint import CheckpointError
-from synaptic_intelligence.experiments.folder import resume_run, start_run
+from synaptic_intelligence.experiments.folder import BEFORE, resume_run, start_run
 from synaptic_intelligence.experiments.lock import alone_in
 from synaptic_intelligence.experiments.plan import Job, Plan, Record
 from synaptic_intelligence.experiments.runner import default_workers, run
@@ -28,11 +28,6 @@ from synaptic_intelligence.experiments.settings import Settings, flags
 from synaptic_intelligence.experiments.workers import JobError
 from synaptic_intelligence.result import Result
 from synaptic_intelligence.tasks import Stream
-
-_OTHER_SETTINGS = (
-    "The training has diverged, and would again: choose other settings (a smaller --lr or --c, a larger --xi), and "
-    "start anew with --overwrite"
-)
 
 
 @final
@@ -124,7 +119,7 @@ def train(request: Request) -> None:
         except KeyboardInterrupt:
             stop(_way_on(request))
         except JobError as error:
-            way_on = _OTHER_SETTINGS if error.diverged else _way_on(request)
+            way_on = _other_settings(plan) if error.diverged else _way_on(request)
             fail(f"{sentence(error)}{_keep(error.details, plan.out / 'error.txt')} {way_on}")
         except OSError as error:
             fail(f"{plan.out}: {sentence(error)} {_way_on(request)}")
@@ -173,6 +168,15 @@ def _print_header(plan: Plan, result: Result, workers: int) -> None:
     )
     if result.deviations:
         print(f"Not the paper's protocol: {'; '.join(result.deviations)}")
+
+
+def _other_settings(plan: Plan) -> str:
+    diverged = (
+        "The training has diverged, and would again: choose other settings (a smaller --lr or --c, a larger --xi)"
+    )
+    if (plan.out / BEFORE).exists():
+        return f"{diverged}. The run as it was before it was extended is kept: mv {plan.out / BEFORE} {plan.result}"
+    return f"{diverged}, and start anew with --overwrite"
 
 
 def _way_on(request: Request) -> str:

@@ -19,6 +19,9 @@ _DECISIVE = ("synaptic_intelligence", "torch", "device", "threads")
 _ANEW = "Start anew with --overwrite, or write elsewhere with --out"
 _MADE_FROM_RESULT = ("figure.png", "figure.svg", "report.html")
 
+BEFORE = "result.before.json"
+"""In the folder of a run that is extended: the result as it was, until all that was added is there."""
+
 
 @final
 class RefusedError(ValueError):
@@ -45,7 +48,7 @@ def start_run(plan: Plan, workers: int, command: str, *, overwrite: bool) -> Res
     if not overwrite:
         _refuse_loss(plan)
     plan.out.mkdir(parents=True, exist_ok=True)
-    clear_checkpoints(plan)
+    clean_up(plan)
     for name in _MADE_FROM_RESULT:
         (plan.out / name).unlink(missing_ok=True)
     plan.checkpoints.mkdir(exist_ok=True)
@@ -72,8 +75,9 @@ def resume_run(plan: Plan, workers: int, extended: str | None = None) -> tuple[R
 
     Checkpoints may be ahead of the result, as they are written first. A run that the result has whole needs none: it is
     kept even if its checkpoint is gone, as on another machine. A complete result comes without records. Where something
-    is left to train, the file notes under ``resumed`` when that was, and what of the environment is not as
-    it was at the start (workers or git, for instance).
+    is left to train, the file notes under ``resumed`` when that was, what of the environment is not as it was at the
+    start (workers or git, for instance), and of which command the run was that is ``extended``, whose result is kept
+    beside until the new one is complete.
 
     Args:
         plan: what to train; its settings are those of the run in the folder.
@@ -91,7 +95,8 @@ def resume_run(plan: Plan, workers: int, extended: str | None = None) -> tuple[R
     except FileNotFoundError:
         if _has_checkpoints(plan):
             raise _without_result(plan) from None
-        raise RefusedError(f"nothing to resume: there is no {plan.result}.", "Leave out --resume") from None
+        asked = "resume" if extended is None else "extend"
+        raise RefusedError(f"nothing to {asked}: there is no {plan.result}.", f"Leave out --{asked}") from None
     except ResultError as error:
         raise _damaged(error) from error
     now = {"experiment": plan.experiment.name, **_settings(plan)}
@@ -114,7 +119,13 @@ def resume_run(plan: Plan, workers: int, extended: str | None = None) -> tuple[R
             if extended is None
             else f"--extend adds seeds, strengths and rivals to all of its own ({result.command}), and changes nothing",
         )
+    noted: dict[str, JSON] = {}
     if extended is not None and grown:
+        if not (plan.out / BEFORE).exists():
+            write_result(result, plan.out / BEFORE)
+        for name in _MADE_FROM_RESULT:
+            (plan.out / name).unlink(missing_ok=True)
+        noted["extended"] = result.command
         result = replace(
             result,
             settings=_settings(plan),
@@ -124,11 +135,11 @@ def resume_run(plan: Plan, workers: int, extended: str | None = None) -> tuple[R
         )
     if result.complete:
         # It may have been killed between its last task and the end.
-        clear_checkpoints(plan)
+        clean_up(plan)
         return result, {}
     plan.checkpoints.mkdir(exist_ok=True)
     found = {job: read_checkpoint(checkpoint_path(plan.checkpoints, job)) for job in plan.jobs}
-    result = replace(result, environment=_with_sitting(result.environment, environment))
+    result = replace(result, environment=_with_sitting(result.environment, {**environment, **noted}))
     write_result(result, plan.result)
     trained = {job: checkpoint.record for job, checkpoint in found.items() if checkpoint is not None}
     return result, {**trained, **_complete(result)}
@@ -162,10 +173,10 @@ def _complete(result: Result) -> dict[Job, Record]:
     }
 
 
-def clear_checkpoints(plan: Plan) -> None:
-    """Remove the checkpoints, and what a killed process left half-written; what is not ours stays."""
-    ours = [*plan.checkpoints.glob("seed-*.pt"), *plan.checkpoints.glob(".seed-*.part")]
-    for name in (plan.result.name, *_MADE_FROM_RESULT):
+def clean_up(plan: Plan) -> None:
+    """Remove what a complete run has no use for, and what was left half-written; what is not ours stays."""
+    ours = [plan.out / BEFORE, *plan.checkpoints.glob("seed-*.pt"), *plan.checkpoints.glob(".seed-*.part")]
+    for name in (plan.result.name, BEFORE, *_MADE_FROM_RESULT):
         ours += plan.out.glob(f".{name}.*.part")
     for path in ours:
         path.unlink(missing_ok=True)
@@ -176,6 +187,8 @@ def clear_checkpoints(plan: Plan) -> None:
 def _with_sitting(first: dict[str, JSON], now: dict[str, JSON]) -> dict[str, JSON]:
     before = first.get("resumed")
     differing = {name: value for name, value in now.items() if first.get(name) != value}
+    if first.get("at_once"):
+        differing["at_once"] = False
     sitting: JSON = {"started": _now(), **differing}
     return {**first, "resumed": [*(before if isinstance(before, list) else []), sitting]}
 
@@ -198,7 +211,7 @@ def _refuse_loss(plan: Plan) -> None:
         raise _without_result(plan)
     if (result is not None and result.runs) or _has_checkpoints(plan):
         raise RefusedError(f"{plan.out} holds a run that is not complete.", f"Go on with --resume. {_ANEW}")
-    made = [name for name in _MADE_FROM_RESULT if (plan.out / name).exists()]
+    made = [name for name in (BEFORE, *_MADE_FROM_RESULT) if (plan.out / name).exists()]
     if made and result is None:
         raise RefusedError(f"{plan.out} holds {made[0]} already, which a run would replace.", _ANEW)
 

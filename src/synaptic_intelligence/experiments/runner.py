@@ -12,7 +12,7 @@ import torch
 
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.experiments import replicates
-from synaptic_intelligence.experiments.folder import clear_checkpoints
+from synaptic_intelligence.experiments.folder import clean_up
 from synaptic_intelligence.experiments.plan import Job, JobStarted, Message, Plan, Record, TaskDone, taken_over
 from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.experiments.workers import JobError, run_here, run_in_workers
@@ -80,7 +80,7 @@ def run(
     if not whole.complete:
         done = f"{len(whole.complete_runs)} of {whole.planned_runs} runs are complete"
         raise JobError(f"all jobs have ended, but only {done}; the checkpoints are kept")
-    clear_checkpoints(plan)
+    clean_up(plan)
     return whole
 
 

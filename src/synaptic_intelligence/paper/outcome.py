@@ -56,11 +56,15 @@ def made(outcome: Outcome) -> str:
         known = outcome.wall_seconds >= _longest_chain(outcome)
         clock = took if known else "the clock of an earlier sitting is lost"
         took = f"{_time(_training_seconds(outcome))} of training ({clock}{' by the clock' if known else ''})"
-    sittings = where.get("resumed")
-    pauses = f", resumed {len(sittings)} time{'s'[: len(sittings) != 1]}" if isinstance(sittings, list) else ""
-    git = where.get("git")
-    commit = f", commit {str(git['commit'])[:7]}" if isinstance(git, dict) and git.get("commit") else ""
-    return f"`{outcome.command}`, {took} on {device}{commit}{pauses}"
+    resumed = where.get("resumed")
+    later = [sitting for sitting in resumed if isinstance(sitting, dict)] if isinstance(resumed, list) else []
+    pauses = f", resumed {len(later)} time{'s'[: len(later) != 1]}" if later else ""
+    found = [sitting["git"] for sitting in [where, *later] if isinstance(sitting.get("git"), dict)]
+    commits = dict.fromkeys(str(git["commit"])[:7] for git in found if isinstance(git, dict) and git.get("commit"))
+    of = f", commit{'s'[: len(commits) != 1]} {' and '.join(commits)}" if commits else ""
+    before = [f"`{sitting['extended']}`" for sitting in later if "extended" in sitting]
+    more = f", which extended {' and '.join(before)}" if before else ""
+    return f"`{outcome.command}`{more}, {took} on {device}{of}{pauses}"
 
 
 def _training_seconds(result: Result) -> float:
