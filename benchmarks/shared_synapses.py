@@ -7,7 +7,9 @@ between tasks:
 path       itself, by Pearson's correlation, as in figure 5
 ranks      the same by Spearman's, which large numbers do not dominate
 importance P over the squared distance that the weight went, plus xi: what is added to omega, but for the relu
-units      the sums over i and over j multiplied: P if its synapses differed by their two units alone
+receiving  its sums over j, one for each unit i
+sending    its sums over i, one for each unit j
+units      both multiplied: P if its synapses differed by their two units alone
 synapses   what is left of P when that is taken off
 
 Paths are kept in a folder, and a strength that is whole there is not trained again. Writes
@@ -81,6 +83,8 @@ READINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "path": lambda path, move: path,
     "ranks": lambda path, move: torch.from_numpy(rankdata(path.numpy().ravel())),
     "importance": lambda path, move: path / (move**2 + EXPERIMENT.paper.xi),
+    "receiving": lambda path, move: path.sum(1),
+    "sending": lambda path, move: path.sum(0),
     "units": lambda path, move: by_units(path),
     "synapses": lambda path, move: path - by_units(path),
 }
