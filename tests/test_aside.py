@@ -63,10 +63,28 @@ def test_epsilon_is_told_of_both_places(tmp_path: Path) -> None:
 def test_our_run_says_what_the_page_says_of_it() -> None:
     """The words below the table of figure 5; where this fails, they must change."""
     runs = json.loads((RESULTS / "shared-synapses.json").read_text("utf-8"))["runs"]
-    second = {run["c"]: list(run["correlations"].values())[1] for run in runs}
-    every = {c: {reading: aside.mean_between(below, 1, 9) for reading, below in of.items()} for c, of in second.items()}
-    for of in every.values():
-        assert of["units"] > of["path"]
-        assert of["synapses"] < 0.25 * of["path"]
-    far = {c: {reading: aside.mean_between(below, 5, 9) for reading, below in of.items()} for c, of in second.items()}
-    assert far[0.1]["receiving"] - far[0.0]["receiving"] > 5 * abs(far[0.1]["sending"] - far[0.0]["sending"])
+
+    def mean(layer: int, reading: str, least: int, most: int) -> list[float]:
+        found = [list(run["correlations"].values())[layer][reading] for run in runs]
+        return [aside.mean_between(below, least, most) for below in found]
+
+    assert [run["c"] for run in runs] == [0.0, 0.1, 1.0]
+    near, far, every = (1, 1), (5, 9), (1, 9)
+    for span in (near, far, every):
+        assert all(units > path for units, path in zip(mean(1, "units", *span), mean(1, "path", *span), strict=True))
+    assert max(mean(1, "synapses", *every)) < 0.05
+    free, weak, strong = mean(1, "sending", *near)
+    assert free > weak > strong
+    free, weak, strong = mean(1, "sending", *far)
+    assert weak > free > strong
+    for span in (near, far):
+        free, weak, strong = mean(1, "receiving", *span)
+        assert free < weak < strong
+    free, weak, _ = mean(1, "path", *far)
+    assert weak > free
+    for layer, span in ((1, near), (1, every), (0, near), (0, far), (0, every)):
+        free, _, strong = mean(layer, "path", *span)
+        assert strong < free
+    for span in (near, far, every):
+        free, *held = mean(1, "ranks", *span)
+        assert min(held) > free

@@ -71,3 +71,17 @@ def test_how_often_a_run_was_resumed_is_told() -> None:
     sittings: JSON = [{"started": "2025-01-31T12:00:00+00:00"}, {"started": "2025-02-01T12:00:00+00:00"}]
     result = replace(RESULT, environment={**RESULT.environment, "resumed": sittings})
     assert made(result).endswith(", 90.0 seconds on a machine, torch 2.13.0, resumed 2 times")
+
+
+def test_every_commit_is_told_and_what_was_extended() -> None:
+    later: JSON = [
+        {"started": "2025-01-31T12:00:00+00:00", "git": {"commit": "fedcba9876543210"}},
+        {"started": "2025-02-01T12:00:00+00:00", "extended": "synaptic run split-mnist --seeds 2"},
+        {"started": "2025-02-02T12:00:00+00:00", "git": {"commit": "fedcba9876543210"}},
+    ]
+    git: JSON = {"commit": "0123456789abcdef"}
+    result = replace(RESULT, environment={**RESULT.environment, "git": git, "resumed": later})
+    assert made(result).startswith(
+        "`synaptic run split-mnist`, which extended `synaptic run split-mnist --seeds 2`, 90.0"
+    )
+    assert made(result).endswith("torch 2.13.0, commits 0123456, fedcba9, resumed 3 times")

@@ -61,7 +61,7 @@ def made(outcome: Outcome) -> str:
     pauses = f", resumed {len(later)} time{'s'[: len(later) != 1]}" if later else ""
     found = [sitting["git"] for sitting in [where, *later] if isinstance(sitting.get("git"), dict)]
     commits = dict.fromkeys(str(git["commit"])[:7] for git in found if isinstance(git, dict) and git.get("commit"))
-    of = f", commit{'s'[: len(commits) != 1]} {' and '.join(commits)}" if commits else ""
+    of = f", commit{'s'[: len(commits) != 1]} {', '.join(commits)}" if commits else ""
     before = [f"`{sitting['extended']}`" for sitting in later if "extended" in sitting]
     more = f", which extended {' and '.join(before)}" if before else ""
     return f"`{outcome.command}`{more}, {took} on {device}{of}{pauses}"
