@@ -108,6 +108,17 @@ def ratios(file: Path) -> str:
     return "\n".join([*lines, "", _measured(file, found), ""])
 
 
+def earlier(file: Path) -> str:
+    """Say what another run of benchmarks/step_overhead.py gave for whole steps."""
+    found = json.loads(file.read_text("utf-8"))
+    cells = [
+        f"{row['workload'].split(',')[0]} {ratios_of(row, 'training', 'inside')[1]:.2f} and "
+        f"{ratios_of(row, 'training', 'hooks')[1]:.2f}"
+        for row in found["rows"]
+    ]
+    return f"Whole step, inside and hooks: {'; '.join(cells)}. {_measured(file, found)}\n"
+
+
 def traffic(file: Path) -> str:
     """Return the bytes per second of optimizer steps over those of a triad."""
     found = json.loads(file.read_text("utf-8"))
@@ -187,6 +198,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "seconds": seconds,
     "overhead": overhead,
     "ratios": ratios,
+    "earlier": earlier,
     "traffic": traffic,
     "peaks": peaks,
     "python": python,
