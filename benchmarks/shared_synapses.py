@@ -12,6 +12,9 @@ sending    its sums over i, one for each unit j
 units      both multiplied: P if its synapses differed by their two units alone
 synapses   what is left of P when that is taken off
 
+How alike the paths of one task are that is learnt twice, in two orders, is what could be expected at most. Shares of
+variance and covariance tell how much of a path, and of what two have in common, is that of units.
+
 Paths are kept in a folder, and a strength that is whole there is not trained again. Writes
 results/shared-synapses.json.
 
@@ -42,31 +45,28 @@ from synaptic_intelligence.train import evaluate, train_epoch
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENT, EPOCHS, SEED = EXPERIMENTS["permuted-mnist"], 5, 0
 STRENGTHS = (0.0, 0.1, 1.0)
+NAMES = [name for name, p in EXPERIMENT.network(torch.Generator()).named_parameters() if p.ndim > 1]
 
 Kept = dict[str, dict[str, Tensor]]
 """Path and distance of each weight matrix in one task."""
 
 
-def learn(c: float, folder: Path) -> None:
-    """Learn all tasks, and keep the paths and distances of each."""
+def learn(c: float, folder: Path, count: int, order_seed: int, name: str) -> None:
+    """Learn so many tasks, and keep the paths and distances of each."""
     settings = EXPERIMENT.paper
-    tasks = EXPERIMENT.stream(None, settings.tasks)
+    tasks = EXPERIMENT.stream(None, count)
     model = EXPERIMENT.network(torch.Generator().manual_seed(2 * SEED))
     optimizer = adam(model.parameters(), lr=settings.lr)
     synapses = SynapticIntelligence(model.named_parameters(), optimizer, c=c, xi=settings.xi)
-    order = torch.Generator().manual_seed(2 * SEED + 1)
+    order = torch.Generator().manual_seed(order_seed)
     for number, task in enumerate(tasks):
         for _ in range(EPOCHS):
             train_epoch(model, optimizer, task, batch_size=settings.batch_size, generator=order, multi_head=False)
-        move = {name: p.detach() - synapses.anchor[name] for name, p in model.named_parameters()}
+        move = {key: p.detach() - synapses.anchor[key] for key, p in model.named_parameters()}
         path = synapses.consolidate()
-        with replacing(_file(folder, c, number)) as temporary:
-            torch.save({"path": {name: p.clone() for name, p in path.items()}, "move": move}, temporary)
+        with replacing(folder / f"{name}-{number}.pt") as temporary:
+            torch.save({"path": {key: p.clone() for key, p in path.items()}, "move": move}, temporary)
         print(f"c = {c:g}, task {number + 1}: {evaluate(model, task, multi_head=False):.3f}", flush=True)
-
-
-def _file(folder: Path, c: float, task: int) -> Path:
-    return folder / f"c{c:g}-{task}.pt"
 
 
 def by_units(path: Tensor) -> Tensor:
@@ -90,20 +90,59 @@ READINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def compare(folder: Path, c: float) -> dict[str, dict[str, list[list[float]]]]:
-    """Return for each weight matrix and reading the correlations of all pairs of tasks, ``[i][j]`` for j < i."""
+def shares(paths: list[Tensor]) -> dict[str, float]:
+    """Return how much of the paths' variance, and of the covariance of all pairs, is that of their units.
+
+    The covariance is that of the units with each other, of what is left with each other, and of one with the other.
+    """
+    units = [by_units(path) for path in paths]
+    parts = [[part - part.mean() for part in (unit, path - unit)] for unit, path in zip(units, paths, strict=True)]
+    variance = sum(float(unit.square().sum()) for unit, _ in parts)
+    whole = sum(float((unit + rest).square().sum()) for unit, rest in parts)
+    found = dict.fromkeys(("units", "synapses", "between"), 0.0)
+    for i, (unit, rest) in enumerate(parts):
+        for other_unit, other_rest in parts[:i]:
+            found["units"] += float((unit * other_unit).sum())
+            found["synapses"] += float((rest * other_rest).sum())
+            found["between"] += float((unit * other_rest).sum() + (rest * other_unit).sum())
+    total = sum(found.values())
+    of_covariance = {f"covariance, {name}": value / total for name, value in found.items()}
+    return {"variance, units": variance / whole, **of_covariance}
+
+
+def compare(folder: Path, c: float) -> tuple[dict[str, dict[str, list[list[float]]]], dict[str, dict[str, float]]]:
+    """Return for each weight matrix and reading the correlations of all pairs of tasks, ``[i][j]`` for j < i.
+
+    And for each weight matrix what :func:`shares` gives.
+    """
     tasks = EXPERIMENT.paper.tasks
-    names = [name for name, p in EXPERIMENT.network(torch.Generator()).named_parameters() if p.ndim > 1]
     found: dict[str, dict[str, list[list[float]]]] = {}
-    for name in names:
-        kept: list[Kept] = [torch.load(_file(folder, c, task), weights_only=True) for task in range(tasks)]
-        pairs = [(one["path"][name].double(), one["move"][name].double()) for one in kept]
+    of: dict[str, dict[str, float]] = {}
+    for name in NAMES:
+        pairs = [_read(folder / f"c{c:g}-{task}.pt", name) for task in range(tasks)]
         found[name] = {}
         for reading, read in READINGS.items():
             values = [read(*pair) for pair in pairs]
             found[name][reading] = [[correlation(values[i], values[j]) for j in range(i)] for i in range(tasks)]
             print(f"c = {c:g}, {name}, {reading}: {found[name][reading][-1]}", flush=True)
+        of[name] = shares([path for path, _ in pairs])
+        print(f"c = {c:g}, {name}: {of[name]}", flush=True)
+    return found, of
+
+
+def again(folder: Path) -> dict[str, dict[str, float]]:
+    """Return how alike the paths are if the first task is learnt twice, from the same weights, in two orders."""
+    found: dict[str, dict[str, float]] = {}
+    for name in NAMES:
+        one, other = (_read(folder / f"{first}-0.pt", name) for first in ("c0", "again"))
+        found[name] = {reading: correlation(read(*one), read(*other)) for reading, read in READINGS.items()}
+        print(f"again, {name}: {found[name]}", flush=True)
     return found
+
+
+def _read(file: Path, name: str) -> tuple[Tensor, Tensor]:
+    kept: Kept = torch.load(file, weights_only=True)
+    return kept["path"][name].double(), kept["move"][name].double()
 
 
 def main() -> None:
@@ -118,9 +157,12 @@ def main() -> None:
     given.paths.mkdir(parents=True, exist_ok=True)
     runs: list[dict[str, Any]] = []
     for c in STRENGTHS:
-        if not _file(given.paths, c, EXPERIMENT.paper.tasks - 1).exists():
-            learn(c, given.paths)
-        runs.append({"c": c, "correlations": compare(given.paths, c)})
+        if not (given.paths / f"c{c:g}-{EXPERIMENT.paper.tasks - 1}.pt").exists():
+            learn(c, given.paths, EXPERIMENT.paper.tasks, 2 * SEED + 1, f"c{c:g}")
+        correlations, of_units = compare(given.paths, c)
+        runs.append({"c": c, "correlations": correlations, "shares": of_units})
+    if not (given.paths / "again-0.pt").exists():
+        learn(0.0, given.paths, 1, 2 * SEED + 3, "again")
     found = {
         "command": "python benchmarks/shared_synapses.py",
         "environment": describe_environment("cpu", 1, 1),
@@ -128,6 +170,7 @@ def main() -> None:
         "seed": SEED,
         "xi": EXPERIMENT.paper.xi,
         "runs": runs,
+        "again": again(given.paths),
     }
     given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
