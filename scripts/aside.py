@@ -38,13 +38,14 @@ def epsilon(file: Path) -> str:
 
 
 def shared(file: Path) -> str:
-    """Return the table of benchmarks/shared_synapses.py: correlations between tasks, of units and of synapses."""
+    """Return the tables of benchmarks/shared_synapses.py: correlations between tasks, and what is that of units."""
     found = json.loads(file.read_text("utf-8"))
     spans = {"neighbours": (1, 1), "five or more apart": (5, 99), "all": (1, 99)}
     head = [f"{name}, c = {run['c']:g}" for name in spans for run in found["runs"]]
     lines = ["| | " + " | ".join(head) + " |", "| :-- |" + " --: |" * len(head)]
     layers = list(found["runs"][0]["correlations"])
-    for title, layer in list(zip(layer_names(len(layers)), layers, strict=True))[:2]:
+    titled = list(zip(layer_names(len(layers)), layers, strict=True))
+    for title, layer in titled:
         for reading in found["runs"][0]["correlations"][layer]:
             cells = [
                 f"{mean_between(run['correlations'][layer][reading], *span):.3f}"
@@ -52,6 +53,15 @@ def shared(file: Path) -> str:
                 for run in found["runs"]
             ]
             lines.append(f"| {title}, {reading} | " + " | ".join(cells) + " |")
+    parts = {"units, of the variance": "variance, units", "units, of the covariance": "covariance, units"}
+    head = [f"{name}, c = {run['c']:g}" for name in parts for run in found["runs"]]
+    twice = [reading for reading in found["again"][layers[0]] if reading in ("path", "synapses")]
+    head += [f"one task twice, {reading}" for reading in twice]
+    lines += ["", "| | " + " | ".join(head) + " |", "| :-- |" + " --: |" * len(head)]
+    for title, layer in titled:
+        cells = [f"{run['shares'][layer][part]:.2f}" for part in parts.values() for run in found["runs"]]
+        cells += [f"{found['again'][layer][reading]:.3f}" for reading in twice]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _made(file, found), ""])
 
 

@@ -22,7 +22,7 @@ from bootstrap_table import bootstrap_table
 from choosing_figure import choosing_table, draw_choosing
 from coarse_table import coarse_table
 from matplotlib.figure import Figure
-from overhead_figure import MOVED, draw_overhead, over_triad, peak, target
+from overhead_figure import LEAST_OF_TRIAD, MOVED, draw_overhead, over_triad, peak, target
 from overhead_figure import overhead as ratios_of
 from stacks_table import stacks_table, works_with
 from stress_table import stress_table
@@ -125,7 +125,12 @@ def traffic(file: Path) -> str:
     lines = _header([*MOVED])
     lines.append("| numbers moved for each parameter | " + " | ".join(f"{moved:g}" for moved in MOVED.values()) + " |")
     for row in found["rows"]:
-        lines.append(f"| {row['workload']} | " + " | ".join(f"{over_triad(row, form):.2f}" for form in MOVED) + " |")
+        cells = []
+        for form in MOVED:
+            reached, least = over_triad(row, form), LEAST_OF_TRIAD.get(form)
+            aim = "" if least is None else f", {'' if reached >= least else '**not** '}at least {least:g}"
+            cells.append(f"{reached:.2f}{aim}")
+        lines.append(f"| {row['workload']} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 
@@ -172,6 +177,8 @@ def _header(columns: list[str]) -> list[str]:
 
 def _measured(file: Path, found: dict[str, Any]) -> str:
     machine = f"{found['environment']['cpu_count']} cores ({found['environment']['device_name']})"
+    git = found["environment"].get("git")
+    machine += ", with changes that were not committed" if git and git["changed"] else ""
     rounds = f"medians and quartiles over {found['rounds']} rounds"
     return f"`{found['command']}`, {rounds}, on {machine}: [`{file.name}`](results/{file.name})."
 

@@ -17,6 +17,10 @@ def shared(*means: float, epochs: int = 5) -> dict[str, Any]:
     runs = [
         {
             "c": float(number),
+            "shares": {
+                name: {"variance, units": mean, "covariance, units": 2 * mean, "covariance, synapses": 0.5}
+                for name in ("0.weight", "2.weight", "4.weight")
+            },
             "correlations": {
                 name: {"path": [[mean] * i for i in range(7)], "units": [[2 * mean] * i for i in range(7)]}
                 for name in ("0.weight", "2.weight", "4.weight")
@@ -24,7 +28,8 @@ def shared(*means: float, epochs: int = 5) -> dict[str, Any]:
         }
         for number, mean in enumerate(means)
     ]
-    return {"command": "python made_up.py", "epochs": epochs, "runs": runs}
+    again = {name: {"path": 0.9, "units": 0.8, "synapses": 0.7} for name in ("0.weight", "2.weight", "4.weight")}
+    return {"command": "python made_up.py", "epochs": epochs, "runs": runs, "again": again}
 
 
 def written(folder: Path, found: dict[str, Any]) -> Path:
@@ -39,7 +44,13 @@ def test_the_table_has_a_row_for_each_layer_and_reading(tmp_path: Path) -> None:
     assert lines[0] == "| | " + " | ".join(f"{span}, c = {c}" for span in spans for c in (0, 1)) + " |"
     assert lines[2] == "| first layer, path |" + " 0.100 | 0.200 |" * 3
     assert lines[5] == "| second layer, units |" + " 0.200 | 0.400 |" * 3
-    assert lines[7].startswith("One seed (not the paper's protocol: 5 epochs instead of 20): `python made_up.py`")
+    assert lines[7] == "| output layer, units |" + " 0.200 | 0.400 |" * 3
+    assert lines[9] == (
+        "| | units, of the variance, c = 0 | units, of the variance, c = 1 | units, of the covariance, c = 0 | "
+        "units, of the covariance, c = 1 | one task twice, path | one task twice, synapses |"
+    )
+    assert lines[12] == "| second layer | 0.10 | 0.20 | 0.20 | 0.40 | 0.900 | 0.700 |"
+    assert lines[15].startswith("One seed (not the paper's protocol: 5 epochs instead of 20): `python made_up.py`")
     assert "not the paper's" not in aside.shared(written(tmp_path, shared(0.1, epochs=20)))
 
 
@@ -61,30 +72,32 @@ def test_epsilon_is_told_of_both_places(tmp_path: Path) -> None:
 
 
 def test_our_run_says_what_the_page_says_of_it() -> None:
-    """The words below the table of figure 5; where this fails, they must change."""
-    runs = json.loads((RESULTS / "shared-synapses.json").read_text("utf-8"))["runs"]
+    """The words below the tables of figure 5; where this fails, they must change."""
+    found = json.loads((RESULTS / "shared-synapses.json").read_text("utf-8"))
+    runs = found["runs"]
 
     def mean(layer: int, reading: str, least: int, most: int) -> list[float]:
-        found = [list(run["correlations"].values())[layer][reading] for run in runs]
-        return [aside.mean_between(below, least, most) for below in found]
+        of = [list(run["correlations"].values())[layer][reading] for run in runs]
+        return [aside.mean_between(below, least, most) for below in of]
 
     assert [run["c"] for run in runs] == [0.0, 0.1, 1.0]
     near, far, every = (1, 1), (5, 9), (1, 9)
-    for span in (near, far, every):
-        assert all(units > path for units, path in zip(mean(1, "units", *span), mean(1, "path", *span), strict=True))
+    assert min(list(run["shares"].values())[1]["covariance, units"] for run in runs) > 0.95
     assert max(mean(1, "synapses", *every)) < 0.05
-    free, weak, strong = mean(1, "sending", *near)
-    assert free > weak > strong
-    free, weak, strong = mean(1, "sending", *far)
-    assert weak > free > strong
+    assert list(found["again"].values())[1]["synapses"] > 0.5
+    assert min(mean(2, "synapses", *every)) > 0.3
+    free, weak, strong = mean(1, "receiving", *far)
+    assert min(weak, strong) > free + 0.05
     for span in (near, far):
-        free, weak, strong = mean(1, "receiving", *span)
-        assert free < weak < strong
-    free, weak, _ = mean(1, "path", *far)
-    assert weak > free
-    for layer, span in ((1, near), (1, every), (0, near), (0, far), (0, every)):
-        free, _, strong = mean(layer, "path", *span)
-        assert strong < free
+        free, weak, strong = mean(1, "sending", *span)
+        assert strong < free - 0.05
+        assert abs(weak - free) < 0.03
+    free, weak, strong = mean(1, "path", *far)
+    assert weak > free + 0.02
+    assert abs(strong - free) < 0.01
+    for span in (near, every):
+        free, _, strong = mean(1, "path", *span)
+        assert strong < free - 0.02
     for span in (near, far, every):
         free, *held = mean(1, "ranks", *span)
-        assert min(held) > free
+        assert min(held) > free + 0.01

@@ -192,12 +192,14 @@ def test_what_is_not_compiled_is_said_once_and_stepped_around(
     """Of narrow parameters the path takes the step that was stored, and compiled code would not round on the way."""
     with no_kernel(), compiled_with(None) as runs:
         if options:
-            p = nn.Parameter(torch.ones(2))
-            optimizer = inside("Adam", [("p0", p)])
+            # Not stepped: torch has capturable steps on devices alone.
+            optimizer = inside("Adam", [("p0", p := nn.Parameter(torch.ones(2)))])
+            p.grad = torch.ones(2)
+            assert optimizer._walk.prepare([])
             optimizer.param_groups[0].update(options)
             with pytest.warns(si.SynapseWarning, match=why):
                 assert not optimizer._walk.prepare([])
-            optimizer._walk.prepare([])
+            assert not optimizer._walk.prepare([])
         else:
             layouts: list[Layout] = [partial(torch.ones, 7, 9, dtype=dtype) for dtype in dtypes]
             twins = Twins("Adam", layouts, lr=0.1)
@@ -218,10 +220,19 @@ def test_a_count_of_steps_that_was_loaded_onto_the_device_is_kept_on_the_cpu() -
         optimizer.step()
 
         class Elsewhere(Tensor):
+            """As one on a device: to read it would be to wait."""
+
             is_cpu = False
+
+            def item(self) -> float:
+                raise AssertionError("read where it lies")
+
+            def cpu(self, *_: Any, **__: Any) -> Tensor:
+                return self.as_subclass(Tensor).clone()
 
         optimizer.state[p]["step"] = optimizer.state[p]["step"].as_subclass(Elsewhere)
         optimizer.step()
+    assert type(optimizer.state[p]["step"]) is Tensor
     assert optimizer.state[p]["step"].item() == 2
 
 

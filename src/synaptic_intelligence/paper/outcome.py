@@ -59,9 +59,10 @@ def made(outcome: Outcome) -> str:
     resumed = where.get("resumed")
     later = [sitting for sitting in resumed if isinstance(sitting, dict)] if isinstance(resumed, list) else []
     pauses = f", resumed {len(later)} time{'s'[: len(later) != 1]}" if later else ""
-    found = [sitting["git"] for sitting in [where, *later] if isinstance(sitting.get("git"), dict)]
-    commits = dict.fromkeys(str(git["commit"])[:7] for git in found if isinstance(git, dict) and git.get("commit"))
+    found = [git for sitting in [where, *later] if isinstance(git := sitting.get("git"), dict)]
+    commits = dict.fromkeys(str(git["commit"])[:7] for git in found if git.get("commit"))
     of = f", commit{'s'[: len(commits) != 1]} {', '.join(commits)}" if commits else ""
+    of += " with changes that were not committed" if any(git.get("changed") for git in found) else ""
     before = [f"`{sitting['extended']}`" for sitting in later if "extended" in sitting]
     more = f", which extended {' and '.join(before)}" if before else ""
     return f"`{outcome.command}`{more}, {took} on {device}{of}{pauses}"
