@@ -18,14 +18,12 @@ import torch
 from torch import Tensor
 
 from synaptic_intelligence.errors import warn
-from synaptic_intelligence.native import Row
+from synaptic_intelligence.native import SLOWER, Row, of_one_kind
 
 Rule = Literal["adam_step", "sgd_step"]
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 _MOST = 16
 """Sets of tensors for which a step is compiled: in the first task and later, and where gradients come and go."""
-_SLOWER = "the optimizer steps in several passes over memory, which is slower, with the same numbers"
 
 
 def adam_step(rows: Sequence[Row], table: Tensor) -> Tensor:
@@ -162,18 +160,8 @@ def fits(row: Row) -> bool:
     return (
         theta is not None
         and theta.dtype in (torch.float32, torch.float64)
-        and all(_alike(each, theta, theta.dtype) for each in (theta, *others) if each is not None)
-        and (coarse is None or _alike(coarse, theta, torch.bfloat16))
-    )
-
-
-def _alike(tensor: Tensor, theta: Tensor, dtype: torch.dtype) -> bool:
-    return (
-        type(tensor) in _PLAIN
-        and tensor.layout is torch.strided
-        and tensor.dtype is dtype
-        and tensor.shape == theta.shape
-        and tensor.device == theta.device
+        and all(of_one_kind(each, theta) for each in (theta, *others) if each is not None)
+        and (coarse is None or of_one_kind(coarse, theta, torch.bfloat16))
     )
 
 
@@ -205,7 +193,7 @@ class Compiled:
         if not self._told_of_many:
             self._told_of_many = True
             warn(
-                f"{_SLOWER}: gradients come and go, and each set of them would be compiled: {_MOST} are, and the steps "
+                f"{SLOWER}: gradients come and go, and each set of them would be compiled: {_MOST} are, and the steps "
                 "of others are not"
             )
         return False
@@ -234,7 +222,7 @@ class Compiled:
                 self._runs.clear()
                 why = getattr(error, "inner_exception", error)
                 first = (str(why).strip().splitlines() or [type(why).__name__])[0]
-                warn(f"{_SLOWER}: its compiled step was given up: {first}")
+                warn(f"{SLOWER}: its compiled step was given up: {first}")
         return rule(rows, table)
 
 

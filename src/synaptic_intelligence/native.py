@@ -35,6 +35,8 @@ _FLAGS = (
     *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
 )
 
+SLOWER = "the optimizer steps in several passes over memory, which is slower, with the same numbers"
+
 Rule = Literal["adam_step", "sgd_step", "pull", "integrate_all"]
 
 # How many tensors and numbers each rule takes for a parameter: one too few, and all that follow would be misread.
@@ -95,7 +97,7 @@ def warn_of_no_kernel(reason: str) -> None:
         >>> len(caught)
         1
     """
-    warn(f"the optimizer steps in several passes over memory, which is slower, with the same numbers: {reason}")
+    warn(f"{SLOWER}: {reason}")
 
 
 @functools.cache

@@ -125,7 +125,7 @@ def test_what_cannot_be_compiled_is_told_once_and_steps_on(name: str, options: d
 
 def test_gradients_that_come_and_go_are_compiled_for_so_many_sets_and_these_stay() -> None:
     counts = Counts()
-    layouts: list[Layout] = [lambda size=size: torch.randn(size).double() for size in range(1, 6)]  # type: ignore[misc]
+    layouts: list[Layout] = [partial(torch.randn, size, dtype=torch.float64) for size in range(1, 6)]
     with no_kernel(), compiled_with(counts):
         twins = Twins("Adam", layouts, lr=0.1)
 
@@ -180,8 +180,8 @@ def test_parameters_that_are_replaced_are_not_compiled_anew() -> None:
 @pytest.mark.parametrize(
     ("dtypes", "options", "why"),
     [
-        ((torch.float32, torch.bfloat16), {}, "'p1' is torch.bfloat16, a Parameter"),
-        ((torch.float16,), {}, "'p0' is torch.float16"),
+        ((torch.float32, torch.bfloat16), {}, r"'p1' \(torch.bfloat16, Parameter\), its gradient"),
+        ((torch.float16,), {}, r"'p0' \(torch.float16, Parameter\), its gradient"),
         ((torch.float32,), {"capturable": True}, "capturable and differentiable steps are torch's own"),
     ],
 )
@@ -248,6 +248,24 @@ def test_increments_that_are_not_finite_add_nothing_and_are_counted() -> None:
     assert optimizer.synapses.path["p"].tolist() == [0.0 if i % 5 == 0 else 1.0 for i in range(37)]
     with pytest.warns(si.SynapseWarning, match="1 optimizer steps .* not finite"):
         optimizer.consolidate()
+
+
+def test_a_fused_step_that_was_loaded_for_the_device_is_torchs_own() -> None:
+    class Elsewhere(nn.Parameter):
+        is_cpu = False
+
+    p = Elsewhere(torch.ones(2))
+    with no_kernel(), compiled_with(None):
+        optimizer = inside("Adam", [("p", p)])
+        optimizer.param_groups[0]["fused"] = True
+        p.grad = torch.ones(2)
+        with pytest.warns(si.SynapseWarning, match="no effect on these steps: with fused=True, as it was loaded"):
+            assert not optimizer._walk.prepare([])
+        # SGD counts no steps.
+        optimizer = inside("SGD", [("p", q := nn.Parameter(torch.ones(2)))])
+        optimizer.param_groups[0]["fused"] = True
+        q.grad = torch.ones(2)
+        assert optimizer._walk.prepare([])
 
 
 def test_a_count_of_steps_on_the_device_is_refused() -> None:

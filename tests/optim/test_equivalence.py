@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -260,7 +261,7 @@ def test_low_precision_beside_high(name: str, options: dict[str, Any]) -> None:
 @each_optimizer
 def test_more_than_one_thread(name: str, options: dict[str, Any]) -> None:
     """Large tensors whose sizes divide by nothing: each element is stepped once, whichever thread does it."""
-    layouts: list[Layout] = [lambda size=size: torch.randn(size) for size in (40009, 65, 1, 70001)]  # type: ignore[misc]
+    layouts: list[Layout] = [partial(torch.randn, size) for size in (40009, 65, 1, 70001)]
     twins = Twins(name, layouts, **options)
     twins.run(tasks=2, steps=2)
     model = {key: nn.Parameter(value) for key, value in Twins(name, layouts, **options).named[1].items()}

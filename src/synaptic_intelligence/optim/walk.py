@@ -116,8 +116,8 @@ class Walk:
                 return False
             if not compiled.fits(row):
                 self._warn_of_not_compiled(
-                    f"{_shown(name, parameter)} is {parameter.dtype}, a {type(parameter).__name__}; compiled are steps "
-                    "of plain tensors of float32 or float64 alone"
+                    f"{_shown(name, parameter)} ({parameter.dtype}, {type(parameter).__name__}), its gradient and its "
+                    "synapses are not all plain tensors of one dtype, float32 or float64"
                 )
                 return False
         return self._compiled.takes(self._rows)
