@@ -29,12 +29,12 @@ from stress_table import stress_table
 from task_free_table import task_free_table
 from two_corpora_table import PARTS, draw_two_corpora
 
+from synaptic_intelligence.drawing.style import svg_text
 from synaptic_intelligence.paper.page import write_paper
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows
 from synaptic_intelligence.paper.sections import SECTIONS
 from synaptic_intelligence.report import draw_figure, markdown_table
 from synaptic_intelligence.report.statistics import summarize
-from synaptic_intelligence.report.style import svg_text
 from synaptic_intelligence.report.wording import numbers_shown, warnings
 from synaptic_intelligence.result import read_result
 

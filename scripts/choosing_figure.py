@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from synaptic_intelligence.drawing.style import FAINT, STYLE, footer_height, inscribe
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.report.statistics import Estimate, mean_and_interval
-from synaptic_intelligence.report.style import FAINT, STYLE, footer_height, inscribe
 
 CLOSE = 0.01
 """How near to the best of the grid a suggestion should be, in accuracy."""

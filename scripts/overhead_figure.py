@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from synaptic_intelligence.report.style import FAINT, STYLE, inscribe
+from synaptic_intelligence.drawing.style import FAINT, STYLE, inscribe
 
 _COLORS = {"inside": "#0072B2", "hooks": "#56B4E9", "naive": "#D55E00"}
 _LABELS = {

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.document import exact
+from synaptic_intelligence.drawing.style import STYLE, footer_height, inscribe, svg_text
 from synaptic_intelligence.report.statistics import Estimate, mean_and_interval
-from synaptic_intelligence.report.style import STYLE, footer_height, inscribe, svg_text
 from synaptic_intelligence.report.wording import seeds_shown
 
 BASE, FIRST, SECOND = "wordnet", "bible", "fortunes"

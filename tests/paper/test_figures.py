@@ -11,9 +11,9 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from synaptic_intelligence.drawing.style import svg_text
 from synaptic_intelligence.paper.correlation_figure import draw_correlations
 from synaptic_intelligence.paper.final import draw_final
-from synaptic_intelligence.report.style import svg_text
 
 
 def _text(figure: Figure) -> str:

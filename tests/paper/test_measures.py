@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from synaptic_intelligence.document import JSON
+from synaptic_intelligence.drawing.style import svg_text
 from synaptic_intelligence.findings import Findings
 from synaptic_intelligence.paper.measures import draw_measures, measure_rows, partial_rank_correlation
-from synaptic_intelligence.report.style import svg_text
 
 
 def _text(figure: Figure) -> str:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from synaptic_intelligence.drawing.style import svg_text
 from synaptic_intelligence.experiments.quadratic import QUADRATIC, Quadratic
 from synaptic_intelligence.experiments.study import run_study
 from synaptic_intelligence.findings import Findings
 from synaptic_intelligence.paper.quadratic import draw_quadratic
-from synaptic_intelligence.report.style import svg_text
 
 SMALL = Quadratic(seeds=2, dimension=4, condition_number=3.0, initial_conditions=64, step_sizes=(0.08, 0.04))
 

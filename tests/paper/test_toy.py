@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.contour import QuadContourSet
 from matplotlib.patches import Rectangle
 
+from synaptic_intelligence.drawing.style import svg_text
 from synaptic_intelligence.experiments.study import run_study
 from synaptic_intelligence.experiments.toy import TASKS, TOY, Toy, valley_loss
 from synaptic_intelligence.findings import Findings
 from synaptic_intelligence.paper.toy import draw_toy
-from synaptic_intelligence.report.style import svg_text
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from synaptic_intelligence.drawing.style import save_figure, svg_text
 from synaptic_intelligence.report.figure import draw_figure
-from synaptic_intelligence.report.style import save_figure, svg_text
 from synaptic_intelligence.result import Result
 
 
@@ -105,11 +105,42 @@ def test_the_last_averages_are_written_without_overlap(make_result: Callable[...
     assert all(box.x1 <= figure.bbox.x1 for box in boxes)
 
 
-def test_of_many_tasks_the_first_and_the_average_are_drawn(make_result: Callable[..., Result]) -> None:
+def test_of_many_tasks_the_first_the_newest_and_the_average_are_drawn(make_result: Callable[..., Result]) -> None:
     figure = draw_figure(make_result(tasks=10, strengths=(0.0, 0.01, 0.02, 0.1)))
-    assert [ax.get_title() for ax in figure.axes] == ["task 1", "average"]
+    assert [ax.get_title() for ax in figure.axes] == ["task 1", "newest task", "average"]
     colors = [container.lines[0].get_color() for container in lines(figure.axes[0]).values() if container.lines[0]]
     assert len(set(colors)) == 4
+
+
+def test_the_newest_task_is_shown_as_it_was_just_learnt(make_result: Callable[..., Result]) -> None:
+    result = make_result(tasks=7, strengths=(1.0,), rivals=(("joint", None), ("sgd-dropout", None)), seeds=1)
+    for run in result.runs:
+        if run.method != "joint":
+            for i, row in enumerate(run.accuracy):
+                row[i] = 0.3 - 0.01 * i
+    first, newest, average = draw_figure(result).axes
+    for name in ["c = 1", "SGD with dropout"]:
+        x, y = points(lines(newest)[name])
+        assert x == list(range(1, 8))
+        assert y == pytest.approx([0.3, 0.29, 0.28, 0.27, 0.26, 0.25, 0.24])
+    # Its lowest point lies in the panel, and a method looks the same in all of them, whatever was run before it.
+    assert newest.get_ylim()[0] < 0.24
+    looks = [(bars.lines[0].get_color(), bars.lines[0].get_marker()) for bars in lines(newest).values()]
+    for ax in (first, average):
+        assert [(bars.lines[0].get_color(), bars.lines[0].get_marker()) for bars in lines(ax).values()] == looks
+    # All at once, no task is newest: the line is at their mean, 1 - 0.01 * (1 + ... + 7) / 7.
+    assert np.asarray(level(newest, "all tasks at once").get_ydata(), float).tolist() == pytest.approx([0.96, 0.96])
+
+
+def test_of_many_tasks_the_scale_is_logarithmic_in_the_error_and_says_so(make_result: Callable[..., Result]) -> None:
+    ax = draw_figure(make_result(tasks=7)).axes[0]
+    assert (ax.get_yscale(), ax.get_ylabel()) == ("function", "test accuracy (error: log scale)")
+    # Without synapses the first task ends at 0.4, 0 and 0, and everything was at 1 when it was learnt.
+    low, high = ax.get_ylim()
+    assert low < 0.4 / 3
+    assert high > 1
+    ax = draw_figure(make_result(tasks=6)).axes[0]
+    assert (ax.get_yscale(), ax.get_ylabel()) == ("linear", "test accuracy")
 
 
 def test_deviations_and_unfinished_runs_are_said(make_result: Callable[..., Result]) -> None:

@@ -115,6 +115,17 @@ def test_markdown_has_every_number(make_result: Callable[..., Result]) -> None:
     ]
 
 
+def test_markdown_has_the_first_and_the_last_of_many_tasks(make_result: Callable[..., Result]) -> None:
+    assert markdown_table(make_result(tasks=10)).splitlines()[0].count("|") == 16
+    lines = markdown_table(make_result(tasks=11, seeds=1, strengths=(1.0,))).splitlines()
+    assert lines[:3] == [
+        "| method | seeds | 0 or 1 | 20 or 21 | average | forgetting | backward transfer |",
+        "| :-- | --: | --: | --: | --: | --: | --: |",
+        # Each later task costs 1 % of one: the first has lost 10 %, all of them 5 %, those before the last 5.5 %.
+        "| c = 1 | 1 | 0.900 | 1.000 | 0.950 | 0.055 | -0.055 |",
+    ]
+
+
 def test_markdown_escapes_a_bar_in_a_name(make_result: Callable[..., Result]) -> None:
     header = markdown_table(make_result(tasks=2, task_names=["a|b", "c"])).splitlines()[0]
     assert header == r"| method | seeds | a\|b | c | average | forgetting | backward transfer |"

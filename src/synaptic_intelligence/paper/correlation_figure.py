@@ -9,8 +9,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from synaptic_intelligence.drawing.style import STYLE, footer_height, inscribe
 from synaptic_intelligence.paper.correlations import between_tasks, layer_names, runs_compared
-from synaptic_intelligence.report.style import STYLE, footer_height, inscribe
 from synaptic_intelligence.report.wording import method_name, warnings
 from synaptic_intelligence.result import Result, Run
 

@@ -7,8 +7,9 @@ import textwrap
 import matplotlib
 from matplotlib.figure import Figure
 
+from synaptic_intelligence.drawing.style import FAINT, SOFT, STYLE, footer_height, inscribe
+from synaptic_intelligence.report.color import color
 from synaptic_intelligence.report.statistics import mean_and_interval, summarize
-from synaptic_intelligence.report.style import FAINT, SOFT, STYLE, color, footer_height, inscribe
 from synaptic_intelligence.report.wording import method_name, numbers_shown, warnings
 from synaptic_intelligence.result import Result
 

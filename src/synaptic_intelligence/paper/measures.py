@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
+from synaptic_intelligence.drawing.style import STYLE, footer_height, inscribe
 from synaptic_intelligence.findings import Findings
 from synaptic_intelligence.paper.row import Row
 from synaptic_intelligence.report.statistics import Estimate, mean_and_interval
-from synaptic_intelligence.report.style import STYLE, footer_height, inscribe
 from synaptic_intelligence.report.wording import seeds_shown, study_warnings
 
 _ALL = "all weights"

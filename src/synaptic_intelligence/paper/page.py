@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.drawing.style import svg_text
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.job import SGD_LR
 from synaptic_intelligence.experiments.optimizers import step_length
@@ -20,7 +21,6 @@ from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.paper.outcome import Outcome, made, read_outcome, said_of
 from synaptic_intelligence.paper.row import Row, accuracy_rows, is_comparable, markdown_rows, paired_rows
 from synaptic_intelligence.paper.search import WITHIN, draw_search, said_of_search, search_rows
-from synaptic_intelligence.report.style import svg_text
 from synaptic_intelligence.report.table import markdown_table
 from synaptic_intelligence.report.wording import method_name
 from synaptic_intelligence.result import Result

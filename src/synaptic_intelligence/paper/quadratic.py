@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from synaptic_intelligence.drawing.style import FAINT, SOFT, STYLE, footer_height, inscribe
 from synaptic_intelligence.findings import Findings
 from synaptic_intelligence.paper.row import Row
 from synaptic_intelligence.report.statistics import mean_and_interval
-from synaptic_intelligence.report.style import FAINT, SOFT, STYLE, footer_height, inscribe
 from synaptic_intelligence.report.wording import study_warnings
 
 _PATH, _OMEGA = "#0072B2", "#009E73"

@@ -10,11 +10,11 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.document import JSON, ResultError, exact
+from synaptic_intelligence.drawing.style import SOFT, STYLE, footer_height, inscribe
 from synaptic_intelligence.experiments.method import RIVALS
 from synaptic_intelligence.experiments.settings import Settings
 from synaptic_intelligence.paper.row import Row
 from synaptic_intelligence.report.statistics import Estimate, Summary, summarize
-from synaptic_intelligence.report.style import SOFT, STYLE, footer_height, inscribe
 from synaptic_intelligence.report.wording import method_name, numbers_shown, seeds_shown, warnings
 from synaptic_intelligence.result import Result
 

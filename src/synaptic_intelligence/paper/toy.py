@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from synaptic_intelligence.drawing.style import FAINT, SOFT, STYLE, footer_height, inscribe
 from synaptic_intelligence.experiments.toy import Valley, valley_loss
 from synaptic_intelligence.findings import Findings
 from synaptic_intelligence.paper.row import Row
-from synaptic_intelligence.report.style import FAINT, SOFT, STYLE, footer_height, inscribe
 from synaptic_intelligence.report.wording import method_name, study_warnings
 
 _WITHOUT, _WITH, _BEFORE = "#D55E00", "#0072B2", "#222222"

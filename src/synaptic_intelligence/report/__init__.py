@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 try:
+    from synaptic_intelligence.drawing.style import save_figure
     from synaptic_intelligence.report.figure import draw_figure
     from synaptic_intelligence.report.page import write_page
     from synaptic_intelligence.report.statistics import mean_and_interval, summarize
-    from synaptic_intelligence.report.style import save_figure
     from synaptic_intelligence.report.table import markdown_table, result_table
 except ModuleNotFoundError as error:
     problem = f"reports need {error.name}: install it with pip install 'synaptic-intelligence[experiments]'"

@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from synaptic_intelligence.drawing.error_scale import set_error_scale
+from synaptic_intelligence.drawing.style import FAINT, SOFT, STYLE, footer_height, inscribe
+from synaptic_intelligence.report.color import color
 from synaptic_intelligence.report.statistics import Estimate, Summary, summarize
-from synaptic_intelligence.report.style import FAINT, SOFT, STYLE, color, footer_height, inscribe
 from synaptic_intelligence.report.wording import method_name, numbers_shown, warnings
 from synaptic_intelligence.result import Result
 
-_MARKERS = "osD^vP*X"
+_MARKERS = "osD^vPXh"
 _MOST_PANELS = 6  # of more tasks, the first alone gets a panel
 _WIDTH, _HEADER, _AXIS = 9.0, 1.05, 0.5  # inches
 
@@ -25,7 +27,9 @@ def draw_figure(result: Result) -> Figure:
 
     Each line is one method: the mean over its complete runs, with 95 % intervals if there are several; an interval
     that leaves the panel is cut. A method that learns all tasks at once is a level dashed line. The faint dashed line
-    is chance. Of more than six tasks only the first and the average are drawn.
+    is chance. Of more than six tasks there are three panels: the first task, as what is kept; the newest, when it has
+    just been learnt, as what can still be learnt; and the average. Their scale is logarithmic in the error, as methods
+    that forget little and one that forgets nearly all lie far apart by then.
 
     Example:
         >>> figure = draw_figure(Result(
@@ -37,25 +41,30 @@ def draw_figure(result: Result) -> Figure:
     """
     with matplotlib.rc_context(fname=STYLE):
         summaries = summarize(result)
-        tasks = len(result.task_names) if len(result.task_names) <= _MOST_PANELS else 1
+        many = len(result.task_names) > _MOST_PANELS
+        tasks = 1 if many else len(result.task_names)
         bottom = _AXIS + footer_height(warnings(result))
         names = [method_name(s.method, s.c) for s in summaries]
         # Beside the title if there is room, else below it, in as many lines of four as it takes.
         beside = len(names) <= 4 and len(result.title) + sum(len(name) + 7 for name in names) < 90
         legend, header = (0.03, _HEADER) if beside else (0.5, _HEADER + 0.26 * math.ceil(len(names) / 4))
-        height = header + (2.0 if tasks > 1 else 2.6) + bottom
+        height = header + (2.6 if many or tasks == 1 else 2.0) + bottom
         figure = Figure(figsize=(_WIDTH, height))
-        figure.subplots_adjust(0.55 / _WIDTH, bottom / height, 1 - 0.45 / _WIDTH, 1 - header / height, wspace=0.14)
-        *panels, average = figure.subplots(1, tasks + 1, sharex=True, sharey=True)
-        for j, ax in enumerate(panels):
-            _titles(ax, f"task {j + 1}", result.task_names[j])
-            _lines(ax, j + 1, summaries, [s.curves[j] if s.curves else [s.final[j]] for s in summaries])
-        _titles(average, "average", "of the tasks learnt")
-        _lines(average, 1, summaries, [s.average_curve or [s.average] for s in summaries])
-        shown = [curve for s in summaries for curve in [*s.curves[:tasks], s.average_curve, [s.average]]]
-        _limits(figure.axes, result, [*shown, *(s.final[:tasks] for s in summaries if not s.curves)])
+        left, right = 0.66 if many else 0.55, _WIDTH - 0.45
+        figure.subplots_adjust(left / _WIDTH, bottom / height, right / _WIDTH, 1 - header / height, wspace=0.14)
+        curves = [[s.curves[j] if s.curves else [s.final[j]] for s in summaries] for j in range(tasks)]
+        panels = [(f"task {j}", result.task_names[j - 1], j, of_task) for j, of_task in enumerate(curves, 1)]
+        if many:
+            panels.append(("newest task", "when just learnt", 1, [s.just_learnt or [s.average] for s in summaries]))
+        panels.append(("average", "of the tasks learnt", 1, [s.average_curve or [s.average] for s in summaries]))
+        figure.subplots(1, len(panels), sharex=True, sharey=True)
+        for ax, (title, subtitle, first, shown) in zip(figure.axes, panels, strict=True):
+            _titles(ax, title, subtitle)
+            _lines(ax, first, summaries, shown)
+        average = figure.axes[-1]
+        _limits(figure.axes, result, [curve for *_, shown in panels for curve in shown], logarithmic=many)
         _end_values(average, 10 / 72 / (height - header - bottom), summaries)
-        figure.axes[0].set_ylabel("test accuracy")
+        figure.axes[0].set_ylabel("test accuracy (error: log scale)" if many else "test accuracy")
         figure.supxlabel("tasks learnt", y=(bottom - _AXIS + 0.06) / height, va="bottom", size=9)
         inscribe(figure, result.title, numbers_shown(summaries), warnings(result))
         # By name, as matplotlib has level lines first.
@@ -85,23 +94,27 @@ def _lines(ax: Axes, first: int, summaries: list[Summary], curves: list[list[Est
         ax.errorbar(x, means, intervals or None, zorder=3, color=shown, marker=marker, label=name)
 
 
-def _limits(axes: list[Axes], result: Result, curves: list[list[Estimate]]) -> None:
-    lowest = min([result.chance, *(estimate.mean for curve in curves for estimate in curve)])
+def _limits(axes: list[Axes], result: Result, curves: list[list[Estimate]], *, logarithmic: bool) -> None:
+    means = [result.chance, *(estimate.mean for curve in curves for estimate in curve)]
     for ax in axes:
         ax.axhline(result.chance, color=FAINT, linewidth=0.9, linestyle="--", zorder=1)
     # The axes are shared: what is set for one panel holds for all.
-    axes[0].set(xlim=(0.6, len(result.task_names) + 0.4), ylim=(lowest - 0.07, 1.02))
-    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-    axes[0].yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes[0].annotate("chance", (1, result.chance), (0, -2), "data", "offset points", va="top", size=7.5, color=FAINT)
+    first = axes[0]
+    first.set_xlim(0.6, len(result.task_names) + 0.4)
+    first.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    if logarithmic:
+        set_error_scale(first, min(means), max(means))
+    else:
+        first.set_ylim(min(means) - 0.07, 1.02)
+        first.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    first.annotate("chance", (1, result.chance), (0, -2), "data", "offset points", va="top", size=7.5, color=FAINT)
 
 
 def _end_values(ax: Axes, line: float, summaries: list[Summary]) -> None:
     """Write the last averages beside their points, apart by at least ``line``, a share of the panel's height."""
-    low, high = ax.get_ylim()
+    shares = ax.transData + ax.transAxes.inverted()
     y = math.inf
     for s in sorted(summaries, key=lambda s: s.average.mean, reverse=True):
-        y = min(s.average.mean, y - line * (high - low))
-        shown, end = color(s, summaries), (len(s.final), y)
-        place = (end, (10, 0), "data", "offset points")
-        ax.annotate(f"{s.average.mean:.3f}", *place, color=shown, size=8, weight=700, va="center")
+        y = min(float(shares.transform((1, s.average.mean))[1]), y - line)
+        place = ((1, y), (4, 0), "axes fraction", "offset points")
+        ax.annotate(f"{s.average.mean:.3f}", *place, color=color(s, summaries), size=8, weight=700, va="center")

@@ -10,8 +10,8 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.atomic import replacing
+from synaptic_intelligence.drawing.style import svg_text
 from synaptic_intelligence.report.statistics import summarize
-from synaptic_intelligence.report.style import svg_text
 from synaptic_intelligence.report.table import column_names, result_cells
 from synaptic_intelligence.report.wording import method_name, numbers_shown, warnings
 from synaptic_intelligence.result import Result, Run

@@ -81,6 +81,11 @@ class Summary:
     forgetting: Estimate | None
     backward_transfer: Estimate | None
 
+    @property
+    def just_learnt(self) -> list[Estimate]:
+        """Accuracy on each task when it has just been learnt, fractions; none for a method that learns all at once."""
+        return [curve[0] for curve in self.curves]
+
 
 def summarize(result: Result) -> list[Summary]:
     """Return one summary for each method that has a complete run: synapses, the weakest first, then their rivals.

@@ -10,7 +10,8 @@ from synaptic_intelligence.report.statistics import summarize
 from synaptic_intelligence.report.wording import method_name, numbers_shown, warnings
 from synaptic_intelligence.result import Result
 
-_WIDEST = 5  # this many tasks fit a terminal of 80 columns; of more, the first and the last are shown
+# This many tasks fit a terminal of 80 columns, and a page; of more, the first and the last are shown.
+_TERMINAL, _PAGE = 5, 10
 
 
 def result_cells(result: Result) -> list[list[str]]:
@@ -43,16 +44,14 @@ def result_table(result: Result) -> Table:
         ...     started="2025-01-31T12:00:00+00:00", wall_seconds=0.0, chance=0.5)).row_count
         0
     """
-    count = len(result.task_names)
     names = [name if len(name) <= 6 else f"task {i}" for i, name in enumerate(result.task_names, 1)]
-    tasks = range(count) if count <= _WIDEST else [0, count - 1]
-    columns = [0, 1, *(2 + task for task in tasks), *range(2 + count, 5 + count)]
     title = Text(f"{result.title}: accuracy after the last task", style="bold")
     caption = Text("\n".join([numbers_shown(summarize(result)), *warnings(result)]))
     # The box alone puts one space between columns.
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
     headers = column_names(names)
+    columns = _columns(len(names), _TERMINAL)
     for column in columns:
         table.add_column(Text(headers[column]), justify="right" if column else "left")
     for row in result_cells(result):
@@ -62,7 +61,9 @@ def result_table(result: Result) -> Table:
 
 
 def markdown_table(result: Result) -> str:
-    """Return the same numbers as a table in Markdown, with all tasks, followed by what must be said of them.
+    """Return the same numbers as a table in Markdown, followed by what must be said of them.
+
+    Of more than ten tasks it shows the first and the last.
 
     Example:
         >>> print(markdown_table(Result(
@@ -75,7 +76,14 @@ def markdown_table(result: Result) -> str:
         No run is complete. Incomplete: 0 of 1 runs are complete.
         <BLANKLINE>
     """
+    columns = _columns(len(result.task_names), _PAGE)
     headers = column_names(result.task_names)
     rows = [headers, [":--", *["--:"] * (len(headers) - 1)], *result_cells(result)]
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(row[column].replace("|", r"\|") for column in columns) + " |" for row in rows]
     return "\n".join([*lines, "", " ".join([numbers_shown(summarize(result)), *warnings(result)]), ""])
+
+
+def _columns(tasks: int, most: int) -> list[int]:
+    """Return which of the columns of ``result_cells`` are shown where there is room for so many tasks at most."""
+    shown = range(tasks) if tasks <= most else (0, tasks - 1)
+    return [0, 1, *(2 + task for task in shown), *range(2 + tasks, 5 + tasks)]

@@ -1,4 +1,4 @@
-"""How every figure looks: matplotlib's settings, and a colour for each method."""
+"""How every figure looks: matplotlib's settings, its title, and what is said below it."""
 
 from __future__ import annotations
 
@@ -8,37 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.atomic import replacing
-from synaptic_intelligence.report.statistics import Summary
 
 STYLE = Path(__file__).with_name("figure.mplstyle")
 SOFT, FAINT = "#555555", "#767676"
 _WARNING = "#A33B00"
 _LINE = 0.19  # the height of a line of text, in inches
-
-# Okabe and Ito's colours: vermilion without synapses, and from sky blue over blue to near black with them.
-_WITHOUT = "#D55E00"
-_SHADES: dict[str, str | LinearSegmentedColormap] = {
-    "si": LinearSegmentedColormap.from_list("synapses", ["#56B4E9", "#0072B2", "#002B45"]),
-    "ewc": LinearSegmentedColormap.from_list("ewc", ["#E8B4D2", "#CC79A7", "#6B2F50"]),
-    "sgd-dropout": "#009E73",
-    "scratch": "#8A8A8A",
-    "joint": "#1A1A1A",
-}
-
-
-def color(summary: Summary, summaries: Sequence[Summary]) -> str:
-    """Return the colour of a method among all that are shown."""
-    if summary.method == "si" and not summary.c:
-        return _WITHOUT
-    shades = _SHADES.get(summary.method, SOFT)
-    if isinstance(shades, str) or summary.c is None:
-        return shades if isinstance(shades, str) else SOFT
-    strengths = [other.c for other in summaries if other.method == summary.method and other.c]
-    return to_hex(shades((strengths.index(summary.c) + 1) / (len(strengths) + 1)))
 
 
 def footer_height(said: Sequence[str]) -> float:
