@@ -47,3 +47,16 @@ def test_ticks_are_accuracies() -> None:
     low, high = ax.get_ylim()
     shown = [label.get_text() for label in ax.get_yticklabels() if low <= label.get_position()[1] <= high]
     assert shown == ["0.2", "0.5", "0.8", "0.9", "0.95", "0.97", "0.98"]
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest"),
+    [(0.1, 0.985), (0.5, 0.76), (0.02, 0.3), (0.1, 0.12), (0.1, 0.1), (0.975, 0.985), (0.5, 1.0), (0.999, 1.0)],
+)
+def test_there_are_ticks_enough_to_read_it_and_not_too_many(lowest: float, highest: float) -> None:
+    figure = Figure(figsize=(9, 4))
+    ax = figure.subplots()
+    set_error_scale(ax, lowest, highest)
+    figure.canvas.draw()
+    shown = [label for label in ax.get_yticklabels() if 0 <= height(ax, label.get_position()[1]) <= 1]
+    assert 3 <= len({label.get_text() for label in shown}) == len(shown) <= 9

@@ -26,6 +26,8 @@ def _timed(seed: int, method: str, c: float | None, seconds: list[float]) -> Run
         ([("si", 1.0, [10.0, 2.0]), ("sgd-dropout", None, [5.0, 6.0])], 23.0),
         ([("si", 1.0, [10.0, 2.0]), ("joint", None, [30.0])], 42.0),
         ([("si", 0.0, [10.0]), ("si", 1.0, [10.0])], 10.0),
+        # The one that an extension has trained again.
+        ([("si", 0.0, [10.0, 1.0]), ("si", 1.0, [12.0, 2.0]), ("ewc", 3.0, [12.0, 3.0])], 28.0),
         ([("si", 0.0, [])], 0.0),
     ],
 )
@@ -59,6 +61,19 @@ def test_a_clock_that_ran_less_than_the_longest_run_is_not_told() -> None:
     assert "(80.0 seconds by the clock)" in made(replace(RESULT, runs=runs, wall_seconds=80.0))
     told = made(replace(RESULT, runs=runs, wall_seconds=79.0))
     assert "100.0 seconds of training (the clock of an earlier sitting is lost) on a machine" in told
+
+
+def test_a_first_task_that_was_taken_over_from_the_main_result_is_told_and_not_counted() -> None:
+    main = replace(RESULT, runs=[_timed(0, "si", 0.0, [50.0, 30.0])])
+    beside = replace(RESULT, runs=[_timed(0, "si", 1.0, [50.0, 20.0])], wall_seconds=25.0)
+    told = "20.0 seconds of training after the main result's first task (25.0 seconds by the clock) on a machine"
+    assert told in made(beside, main)
+    assert "(the clock of an earlier sitting is lost) on a machine" in made(beside)
+    # Another first task, of the same seed or of another, was not taken over; one's own is not either.
+    for other in (_timed(0, "si", 0.0, [51.0, 30.0]), _timed(1, "si", 0.0, [50.0, 30.0])):
+        assert made(beside, replace(RESULT, runs=[other])) == made(beside)
+    rival = replace(RESULT, runs=[_timed(0, "sgd-dropout", None, [50.0, 20.0])], wall_seconds=70.0)
+    assert "70.0 seconds of training (70.0 seconds by the clock) on a machine" in made(rival, main)
 
 
 def test_the_commit_is_told_where_there_is_one() -> None:

@@ -15,7 +15,7 @@ from synaptic_intelligence.findings import Findings, write_findings
 from synaptic_intelligence.paper.outcome import made, read_outcome
 from synaptic_intelligence.paper.page import write_paper
 from synaptic_intelligence.paper.sections import SECTIONS
-from synaptic_intelligence.result import write_result
+from synaptic_intelligence.result import Run, write_result
 
 PATHS = {name: [[1.0], [0.25, 1.0]] for name in ("0.weight", "2.weight", "4.weight")}
 
@@ -86,6 +86,44 @@ def test_where_training_images_are_expected_the_overview_has_test_images_too(tmp
     overview = page.read_text("utf-8").partition("## ")[0]
     assert "| figure 3 | average accuracy, c = 1 | - | 0.970 (1 seed) |  |" in overview
     assert "|  | on training images, c = 1 | 0.97 to 0.99 | 0.980 (1 seed) | inside |" in overview
+
+
+def test_the_overview_has_every_method_and_of_what_was_not_run_no_more_than_that(tmp_path: Path) -> None:
+    runs = [run(0, "si", 0.1, last=[0.97, 0.96]), run(0, "joint", None, last=[0.98, 0.98])]
+    runs += [run(seed, "si", 0.0, last=[0.5, 0.7]) for seed in range(5)]
+    for name in ("permuted-mnist", "split-cifar10"):
+        write_result(replace(RESULT, experiment=name, runs=runs, planned_runs=7), tmp_path / f"{name}.json")
+    found = {name: [tmp_path / f"{name}.json"] for name in ("permuted-mnist", "split-cifar10")}
+    page, *_ = write_paper(SECTIONS, found, tmp_path, results="")
+    overview = page.read_text("utf-8").partition("## ")[0]
+    # Of one method there is one seed.
+    how = "the protocol's settings, 1 of 5 seeds"
+    assert f"|  | average accuracy, all tasks at once | - | 0.980 (1 seed) |  | {how} |" in overview
+    assert "|  | average accuracy, c = 0.02 | 0.939 | not run |  |  |" in overview
+    assert "| appendix | average accuracy, without synapses (c = 0) | - | 0.600 ± 0.000 (5 seeds) |" in overview
+    assert f"|  | average accuracy, c = 0.1 | - | 0.965 (1 seed) |  | {how} |" in overview
+
+
+def test_what_of_figure_4_was_not_run_is_named(tmp_path: Path, results: dict[str, list[Path]]) -> None:
+    def told(*runs: Run) -> str:
+        result = replace(RESULT, experiment="permuted-mnist", runs=[*runs], planned_runs=len(runs))
+        write_result(result, results["permuted-mnist"][0])
+        page, *_ = write_paper(SECTIONS, results, tmp_path, results="")
+        return page.read_text("utf-8").partition("## Figure 4")[2].partition("## Figure 5")[0]
+
+    methods = [
+        ("si", 0.0),
+        ("si", 0.01),
+        ("si", 0.02),
+        ("si", 0.1),
+        ("ewc", 1e5),
+        ("sgd-dropout", None),
+        ("joint", None),
+    ]
+    runs = [run(0, *method, last=[0.9, 0.9]) for method in methods]
+    lacking = "Not run in the full protocol: c = 0.02; EWC, c = 100000."
+    assert lacking in told(*runs[:2], runs[3], *runs[5:])
+    assert "Not run in" not in told(*runs)
 
 
 def test_correlations_come_from_permuted_mnist_until_they_have_runs_of_their_own(

@@ -63,7 +63,7 @@ def test_a_run_that_counts_on_as_the_authors_is_measured_against_them_and_lacks_
 
 
 def test_what_lies_beside_the_main_result_lacks_nothing_and_is_compared_seed_by_seed() -> None:
-    main = replace(RESULT, runs=[run(seed, "si", 1.0, last=[0.8, 0.8 + 0.1 * seed]) for seed in (0, 1)])
+    main = replace(RESULT, runs=[run(seed, "si", 1.0, last=[0.9, 0.7 + 0.1 * seed]) for seed in (0, 1)])
     other = replace(RESULT, runs=[run(seed, "si", c, last=[0.9, 0.7]) for seed in (1, 2) for c in (0.5, 1.0)])
     assert [row.what for row in accuracy_rows(replace(other, experiment="split-cifar"), main=False)] == [
         "average accuracy, c = 0.5",
@@ -71,6 +71,16 @@ def test_what_lies_beside_the_main_result_lacks_nothing_and_is_compared_seed_by_
     ]
     (row,) = paired_rows(other, main)
     assert (row.what, row.ours) == ("average accuracy less the protocol's, seed by seed, c = 1", "-0.050 (1 seed)")
+
+
+def test_runs_with_different_first_tasks_behind_them_are_no_pair() -> None:
+    lasts = [[0.9, 0.7], [0.8, 0.7]]
+    main = replace(RESULT, runs=[run(seed, "si", 1.0, last=[0.9, 0.8]) for seed in (0, 1)])
+    other = replace(RESULT, runs=[run(seed, "si", 1.0, last=last) for seed, last in enumerate(lasts)])
+    (row,) = paired_rows(other, main)
+    assert row.ours == "-0.050 (1 seed)"
+    (row,) = paired_rows(replace(other, runs=other.runs[1:]), main)
+    assert (row.expected, row.ours, row.difference) == ("-", "no pairs: the first tasks differ", "")
 
 
 def test_training_images_have_their_row_where_they_were_looked_at() -> None:

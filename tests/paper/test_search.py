@@ -76,6 +76,10 @@ def test_each_method_has_its_line_and_the_network_without_synapses_its_level() -
     np.testing.assert_allclose(ewc.get_xydata(), [[10, 0.9], [100, 0.90025]])
     assert lines["without synapses (c = 0)"].get_ydata()[0] == 0.7  # type: ignore[index]
     assert ax.get_xscale() == "log"
+    figure.canvas.draw()
+    low, high = ax.get_xlim()
+    ticks = [label.get_text() for label in ax.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert ticks == ["0.1", "1", "10", "100"]
     shown = " ".join(text.get_text() for text in figure.texts)
     assert shown.count("not the paper's protocol") == 1
     assert "3 tasks instead of 10; Fisher from 128 images" in shown.replace("\n", " ")

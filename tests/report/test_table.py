@@ -45,6 +45,9 @@ def test_of_many_tasks_the_first_and_the_last_are_shown(make_result: Callable[..
     assert "0 or 1" in text
     assert "2 or 3" not in text
     assert "task 10" in text  # "18 or 19" is too long a header
+    said = "Shown are the first and the last of 10 tasks; the average is of all."
+    assert said in " ".join(text.split())
+    assert "Shown are" not in rendered(make_result(tasks=5))
 
 
 def test_names_are_text_and_no_markup(make_result: Callable[..., Result]) -> None:
@@ -124,6 +127,10 @@ def test_markdown_has_the_first_and_the_last_of_many_tasks(make_result: Callable
         # Each later task costs 1 % of one: the first has lost 10 %, all of them 5 %, those before the last 5.5 %.
         "| c = 1 | 1 | 0.900 | 1.000 | 0.950 | 0.055 | -0.055 |",
     ]
+    assert lines[4] == (
+        "One seed, so no interval. Shown are the first and the last of 11 tasks; the average is of all."
+    )
+    assert "Shown are" not in markdown_table(make_result(tasks=10))
 
 
 def test_markdown_escapes_a_bar_in_a_name(make_result: Callable[..., Result]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from synaptic_intelligence.document import ResultError, read_document
@@ -44,18 +45,21 @@ def said_of(outcome: Outcome) -> list[str]:
     return warnings(outcome) if isinstance(outcome, Result) else study_warnings(outcome)
 
 
-def made(outcome: Outcome) -> str:
+def made(outcome: Outcome, main: Outcome | None = None) -> str:
     """Say by which command, in what time, where and from which commit an outcome was made.
 
-    Runs side by side take less time by the clock than their training takes together.
+    Runs side by side take less time by the clock than their training takes together. A first task that was taken over
+    from the main result, which stands beside, is said to be, and its time is left out.
     """
     where = outcome.environment
     device = f"{where.get('device_name') or where.get('device')}, torch {where.get('torch')}"
     took = _time(outcome.wall_seconds)
     if isinstance(outcome, Result) and outcome.runs:
-        known = outcome.wall_seconds >= _longest_chain(outcome)
-        clock = took if known else "the clock of an earlier sitting is lost"
-        took = f"{_time(_training_seconds(outcome))} of training ({clock}{' by the clock' if known else ''})"
+        taken = _first_tasks(outcome) & _first_tasks(main) if isinstance(main, Result) else set()
+        known = outcome.wall_seconds >= _longest_chain(outcome, taken)
+        clock = f"{took} by the clock" if known else "the clock of an earlier sitting is lost"
+        after = " after the main result's first task" if taken else ""
+        took = f"{_time(_training_seconds(outcome, taken))} of training{after} ({clock})"
     resumed = where.get("resumed")
     later = [sitting for sitting in resumed if isinstance(sitting, dict)] if isinstance(resumed, list) else []
     pauses = f", resumed {len(later)} time{'s'[: len(later) != 1]}" if later else ""
@@ -68,16 +72,27 @@ def made(outcome: Outcome) -> str:
     return f"`{outcome.command}`{more}, {took} on {device}{of}{pauses}"
 
 
-def _training_seconds(result: Result) -> float:
-    """Return the time that all runs took to train; the first task that methods of a seed share was trained once."""
-    shared = {run.seed: run.task_seconds[0] for run in result.runs if run.task_seconds and _shares_first_task(run)}
+_FirstTask = tuple[int, float]  # the seed, and how long it took to the last digit, which tells it from others
+
+
+def _first_tasks(result: Result) -> set[_FirstTask]:
+    """Return the first tasks that methods share; of a run that was extended, a seed may have several."""
+    return {(run.seed, run.task_seconds[0]) for run in result.runs if run.task_seconds and _shares_first_task(run)}
+
+
+def _training_seconds(result: Result, taken: set[_FirstTask]) -> float:
+    """Return the time that all runs took to train; a first task that methods share was trained once."""
+    shared = [seconds for _, seconds in _first_tasks(result) - taken]
     own = [seconds for run in result.runs for seconds in run.task_seconds[_shares_first_task(run) :]]
-    return sum(shared.values()) + sum(own)
+    return math.fsum([*shared, *own])
 
 
-def _longest_chain(result: Result) -> float:
+def _longest_chain(result: Result, taken: set[_FirstTask]) -> float:
     """Return how long the longest run took, which no workers side by side can make shorter."""
-    return max(sum(run.task_seconds) for run in result.runs)
+    return max(
+        sum(run.task_seconds[(run.seed, *run.task_seconds[:1]) in taken and _shares_first_task(run) :])
+        for run in result.runs
+    )
 
 
 def _shares_first_task(run: Run) -> bool:

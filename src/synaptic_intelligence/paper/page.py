@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, final
 
@@ -19,8 +18,9 @@ from synaptic_intelligence.experiments.job import SGD_LR
 from synaptic_intelligence.experiments.optimizers import step_length
 from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.paper.outcome import Outcome, made, read_outcome, said_of
-from synaptic_intelligence.paper.row import Row, accuracy_rows, is_comparable, markdown_rows, paired_rows
+from synaptic_intelligence.paper.row import NOT_RUN, Row, accuracy_rows, is_comparable, markdown_rows, paired_rows
 from synaptic_intelligence.paper.search import WITHIN, draw_search, said_of_search, search_rows
+from synaptic_intelligence.report.statistics import summarize
 from synaptic_intelligence.report.table import markdown_table
 from synaptic_intelligence.report.wording import method_name
 from synaptic_intelligence.result import Result
@@ -89,9 +89,7 @@ def write_paper(
                 continue
             figure = drawn(sections[name].draw(outcome), _stem(name, path))
             main = outcomes[name][0][1]
-            heading = "" if outcome is main else f"### {_beside(outcome)}\n\n"
-            rows = _rows(sections[name], outcome, main)
-            parts.append(heading + _shown(sections[name], path, outcome, rows, figure, results))
+            parts.append(_shown(sections[name], path, outcome, None if outcome is main else main, figure, results))
         if search:
             figure = drawn(draw_search([outcome for _, outcome in search]), f"{name}-search")
             parts.append(_shown_search(search, figure, results))
@@ -105,6 +103,7 @@ def write_paper(
     page = environment.from_string(template).render(
         overview=lambda: _overview(sections, outcomes),
         shown=shown,
+        not_run=lambda name: _not_run(name, outcomes.get(name, [])),
         quick=quick,
         ours=ours,
         fisher_images=PERMUTED_MNIST.paper.fisher_images,
@@ -127,21 +126,27 @@ def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple
         for _, outcome in main:
             how = _how(outcome)
             rows = section.rows(outcome)
-            # Here what a number is expected for; the rest is told in its section.
-            for number, row in enumerate(_expected(rows) or rows[:1]):
-                cells = ["" if number else section.place, row.what, row.expected, row.ours, row.difference, how]
+            for number, row in enumerate(_foremost(rows)):
+                place, of_ours = "" if number else section.place, "" if row.ours == NOT_RUN else how
+                cells = [place, row.what, row.expected, row.ours, row.difference, of_ours]
                 lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
 
 
-def _expected(rows: list[Row]) -> list[Row]:
-    """Return what a number is expected for; where it is expected of training images, those of test images too."""
-    return [
-        row
-        for row, following in zip_longest(rows, rows[1:])
-        if row.expected != "-"
-        or (following is not None and following.expected != "-" and following.what.startswith("on training images"))
-    ]
+def _not_run(name: str, found: list[tuple[Path, Outcome]]) -> list[str]:
+    """Return the methods of the protocol that the main result has no complete run of, if there is a main result."""
+    if not found:
+        return []
+    _, main = found[0]
+    assert isinstance(main, Result)
+    done = {(run.method, run.c) for run in main.complete_runs}
+    methods = [(method.name, method.c) for method in EXPERIMENTS[name].paper.methods]
+    return [method_name(*method) for method in methods if method not in done]
+
+
+def _foremost(rows: list[Row]) -> list[Row]:
+    """Return what a number is expected for, and all accuracies on test images; the rest is told in its section."""
+    return [row for row in rows if row.expected != "-" or row.what.startswith("average accuracy")] or rows[:1]
 
 
 def _how(outcome: Outcome) -> str:
@@ -150,15 +155,15 @@ def _how(outcome: Outcome) -> str:
         return "not the study as it is meant" if outcome.deviations else "the study as it is meant"
     how = "not the paper's protocol" if outcome.deviations else "the protocol's settings"
     meant = EXPERIMENTS[outcome.experiment].paper.seeds if outcome.experiment in EXPERIMENTS else 0
-    seeds = len({run.seed for run in outcome.complete_runs})
+    seeds = min((summary.seeds for summary in summarize(outcome)), default=0)
     if seeds < meant:
         how += f", {seeds} of {meant} seeds"
     return how if outcome.complete else f"{how}, {len(outcome.complete_runs)} of {outcome.planned_runs} runs"
 
 
-def _rows(section: Section, outcome: Outcome, main: Outcome) -> list[Row]:
+def _rows(section: Section, outcome: Outcome, main: Outcome | None) -> list[Row]:
     """Return the lines of the comparison; beside a main result, how what is comparable differs from it, too."""
-    if outcome is main or section.rows is not accuracy_rows:
+    if main is None or section.rows is not accuracy_rows:
         return section.rows(outcome)
     assert isinstance(outcome, Result)
     paired = paired_rows(outcome, main) if isinstance(main, Result) and is_comparable(outcome) else []
@@ -172,16 +177,20 @@ def _beside(outcome: Outcome) -> str:
     return f"Also: {'; '.join(method_name(*key) for key in methods)}"
 
 
-def _shown(section: Section, path: Path, outcome: Outcome, rows: list[Row], figure: str, results: str) -> str:
+def _shown(section: Section, path: Path, outcome: Outcome, main: Outcome | None, figure: str, results: str) -> str:
+    """Return an outcome with its figure, its numbers and its origin; one beside the main outcome has a heading."""
     shows_table = isinstance(outcome, Result) and not section.runs_of
+    heading, named = "", outcome.title
+    if main is not None:
+        heading, named = f"### {_beside(outcome)}\n\n", f"{outcome.title}. {_beside(outcome)}"
     # The table says it too.
     said = "" if shows_table else "".join(f"**{text}**\n\n" for text in said_of(outcome))
     file = path.name if path.name not in ("result.json", "findings.json") else f"{path.parent.name}/{path.name}"
     # The table of accuracies has its place where the accuracies are what is shown.
     table = f"{markdown_table(outcome)}\n" if isinstance(outcome, Result) and shows_table else ""
     return (
-        f"{said}![{outcome.title}]({figure})\n\n{markdown_rows(rows)}\n{table}"
-        f"Made by {made(outcome)}: [`{file}`]({results}{file}).\n"
+        f"{heading}{said}![{named}]({figure})\n\n{markdown_rows(_rows(section, outcome, main))}\n{table}"
+        f"Made by {made(outcome, main)}: [`{file}`]({results}{file}).\n"
     )
 
 

@@ -16,6 +16,9 @@ from synaptic_intelligence.report.statistics import mean_and_interval, summarize
 from synaptic_intelligence.report.wording import method_name, seeds_shown
 from synaptic_intelligence.result import Result
 
+NOT_RUN = "not run"
+"""What stands in the place of our number where there is none yet."""
+
 
 @final
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def accuracy_rows(result: Result, *, main: bool = True) -> list[Row]:
             rows.append(Row(f"{what}, {method_name(s.method, s.c)}", expected, f"{average} ({seeds})", difference))
     done = {(s.method, s.c) for s in summarize(result)}
     missing = [(key, target) for key, target in targets.items() if key not in done and main and not result.deviations]
-    return [*rows, *(Row(f"average accuracy, {method_name(*key)}", str(target), "not run") for key, target in missing)]
+    return [*rows, *(Row(f"average accuracy, {method_name(*key)}", str(target), NOT_RUN) for key, target in missing)]
 
 
 def is_comparable(result: Result) -> bool:
@@ -62,18 +65,21 @@ def is_comparable(result: Result) -> bool:
 
 
 def paired_rows(result: Result, main: Result) -> list[Row]:
-    """Return for each method how a result differs from the main one, seed by seed, where both have the seeds."""
-    beside = {(run.seed, run.method, run.c): fmean(run.accuracy[-1]) for run in main.complete_runs}
+    """Return for each method how a result differs from the main one, seed by seed, where both have the seeds.
+
+    Two runs are a pair if they have the same first task behind them: its accuracy is the same, to the last digit.
+    """
+    beside = {(run.seed, run.method, run.c): run.accuracy for run in main.complete_runs}
     rows = []
     for s in summarize(result):
-        differences = [
-            fmean(run.accuracy[-1]) - beside[run.seed, run.method, run.c]
-            for run in result.complete_runs
-            if (run.method, run.c) == (s.method, s.c) and (run.seed, run.method, run.c) in beside
-        ]
+        runs = [run for run in result.complete_runs if (run.method, run.c) == (s.method, s.c)]
+        both = [(run.accuracy, beside[run.seed, s.method, s.c]) for run in runs if (run.seed, s.method, s.c) in beside]
+        differences = [fmean(ours[-1]) - fmean(other[-1]) for ours, other in both if ours[0][0] == other[0][0]]
+        what = f"average accuracy less the protocol's, seed by seed, {method_name(s.method, s.c)}"
         if differences:
-            what = f"average accuracy less the protocol's, seed by seed, {method_name(s.method, s.c)}"
             rows.append(Row(what, "-", f"{mean_and_interval(differences)} ({seeds_shown(len(differences))})"))
+        elif both:
+            rows.append(Row(what, "-", "no pairs: the first tasks differ"))
     return rows
 
 

@@ -63,7 +63,8 @@ def draw_search(results: Sequence[Result]) -> Figure:
             means = [average.mean for average in line.values()]
             # One seed has no interval: a bar of no length would say that it has.
             bars = [math.nan if average.half_width is None else average.half_width for average in line.values()]
-            ax.errorbar([*line], means, bars, color=color, marker=marker, label=name, zorder=3)
+            shown = None if all(map(math.isnan, bars)) else bars
+            ax.errorbar([*line], means, shown, color=color, marker=marker, label=name, zorder=3)
             for c, mean in zip(line, means, strict=True):
                 ax.annotate(f"{mean:.3f}", (c, mean), (0, 6), "data", "offset points", ha="center", size=8, color=color)
         for s in found:
@@ -75,6 +76,7 @@ def draw_search(results: Sequence[Result]) -> Figure:
         shown = [s.average.mean for s in found]
         room = 0.12 * (max(shown) - min(shown)) or 0.05
         ax.set(xscale="log", xlabel="strength c", ylim=(min(shown) - room, max(shown) + 2 * room))
+        ax.xaxis.set_major_formatter("{x:g}")  # the usual one writes mathematics, which is not parsed here
         ax.set_ylabel("average accuracy", color=SOFT)
         inscribe(figure, f"{results[0].title}: search for a strength", numbers_shown(found), said)
         figure.legend(*ax.get_legend_handles_labels(), bbox_to_anchor=(1, 1 - 0.03 / height), ncols=3)

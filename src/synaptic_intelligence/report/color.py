@@ -1,4 +1,4 @@
-"""A colour for each method, the same in every figure."""
+"""A colour for each method: a hue of its own, and the darker, the stronger it is among those that are shown."""
 
 from __future__ import annotations
 

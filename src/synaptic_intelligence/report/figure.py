@@ -28,8 +28,8 @@ def draw_figure(result: Result) -> Figure:
     Each line is one method: the mean over its complete runs, with 95 % intervals if there are several; an interval
     that leaves the panel is cut. A method that learns all tasks at once is a level dashed line. The faint dashed line
     is chance. Of more than six tasks there are three panels: the first task, as what is kept; the newest, when it has
-    just been learnt, as what can still be learnt; and the average. Their scale is logarithmic in the error, as methods
-    that forget little and one that forgets nearly all lie far apart by then.
+    just been learnt, as what can still be learnt, on a scale of its own; and the average. The scales are logarithmic in
+    the error, as methods that forget little and one that forgets nearly all lie far apart by then.
 
     Example:
         >>> figure = draw_figure(Result(
@@ -50,21 +50,28 @@ def draw_figure(result: Result) -> Figure:
         legend, header = (0.03, _HEADER) if beside else (0.5, _HEADER + 0.26 * math.ceil(len(names) / 4))
         height = header + (2.6 if many or tasks == 1 else 2.0) + bottom
         figure = Figure(figsize=(_WIDTH, height))
-        left, right = 0.66 if many else 0.55, _WIDTH - 0.45
-        figure.subplots_adjust(left / _WIDTH, bottom / height, right / _WIDTH, 1 - header / height, wspace=0.14)
+        left, right, between = (0.66, _WIDTH - 0.45, 0.24) if many else (0.55, _WIDTH - 0.45, 0.14)
+        figure.subplots_adjust(left / _WIDTH, bottom / height, right / _WIDTH, 1 - header / height, wspace=between)
         curves = [[s.curves[j] if s.curves else [s.final[j]] for s in summaries] for j in range(tasks)]
         panels = [(f"task {j}", result.task_names[j - 1], j, of_task) for j, of_task in enumerate(curves, 1)]
-        if many:
-            panels.append(("newest task", "when just learnt", 1, [s.just_learnt or [s.average] for s in summaries]))
         panels.append(("average", "of the tasks learnt", 1, [s.average_curve or [s.average] for s in summaries]))
-        figure.subplots(1, len(panels), sharex=True, sharey=True)
-        for ax, (title, subtitle, first, shown) in zip(figure.axes, panels, strict=True):
+        if many:
+            panels.insert(1, ("newest task", "just learnt; own scale", 1, [s.just_learnt for s in summaries]))
+        figure.subplots(1, len(panels), sharex=True, sharey=not many)
+        first, *_, average = figure.axes
+        for ax, (title, subtitle, start, shown) in zip(figure.axes, panels, strict=True):
             _titles(ax, title, subtitle)
-            _lines(ax, first, summaries, shown)
-        average = figure.axes[-1]
-        _limits(figure.axes, result, [curve for *_, shown in panels for curve in shown], logarithmic=many)
+            _lines(ax, start, summaries, shown)
+        if many:
+            average.sharey(first)
+            average.tick_params(labelleft=False)
+            means = [estimate.mean for curve in panels[1][3] for estimate in curve] or [result.chance]
+            set_error_scale(figure.axes[1], min(means), max(means))
+        _limits(first, result, [curve for *_, shown in panels for curve in shown], logarithmic=many)
+        for ax in (first, average) if many else figure.axes:
+            ax.axhline(result.chance, color=FAINT, linewidth=0.9, linestyle="--", zorder=1)
         _end_values(average, 10 / 72 / (height - header - bottom), summaries)
-        figure.axes[0].set_ylabel("test accuracy (error: log scale)" if many else "test accuracy")
+        first.set_ylabel("test accuracy (error: log scale)" if many else "test accuracy")
         figure.supxlabel("tasks learnt", y=(bottom - _AXIS + 0.06) / height, va="bottom", size=9)
         inscribe(figure, result.title, numbers_shown(summaries), warnings(result))
         # By name, as matplotlib has level lines first.
@@ -82,6 +89,8 @@ def _titles(ax: Axes, title: str, subtitle: str) -> None:
 def _lines(ax: Axes, first: int, summaries: list[Summary], curves: list[list[Estimate]]) -> None:
     for i, (summary, curve) in enumerate(zip(summaries, curves, strict=True)):
         shown, name = color(summary, summaries), method_name(summary.method, summary.c)
+        if not curve:
+            continue
         if not summary.curves:
             ax.axhline(curve[0].mean, color=shown, linestyle="--", linewidth=1.2, zorder=2, label=name)
             continue
@@ -94,20 +103,17 @@ def _lines(ax: Axes, first: int, summaries: list[Summary], curves: list[list[Est
         ax.errorbar(x, means, intervals or None, zorder=3, color=shown, marker=marker, label=name)
 
 
-def _limits(axes: list[Axes], result: Result, curves: list[list[Estimate]], *, logarithmic: bool) -> None:
+def _limits(ax: Axes, result: Result, curves: list[list[Estimate]], *, logarithmic: bool) -> None:
+    """Set the limits of ``ax``, and with them those of the panels that share its axes."""
     means = [result.chance, *(estimate.mean for curve in curves for estimate in curve)]
-    for ax in axes:
-        ax.axhline(result.chance, color=FAINT, linewidth=0.9, linestyle="--", zorder=1)
-    # The axes are shared: what is set for one panel holds for all.
-    first = axes[0]
-    first.set_xlim(0.6, len(result.task_names) + 0.4)
-    first.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    ax.set_xlim(0.6, len(result.task_names) + 0.4)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
     if logarithmic:
-        set_error_scale(first, min(means), max(means))
+        set_error_scale(ax, min(means), max(means))
     else:
-        first.set_ylim(min(means) - 0.07, 1.02)
-        first.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    first.annotate("chance", (1, result.chance), (0, -2), "data", "offset points", va="top", size=7.5, color=FAINT)
+        ax.set_ylim(min(means) - 0.07, 1.02)
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    ax.annotate("chance", (1, result.chance), (0, -2), "data", "offset points", va="top", size=7.5, color=FAINT)
 
 
 def _end_values(ax: Axes, line: float, summaries: list[Summary]) -> None:

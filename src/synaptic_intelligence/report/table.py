@@ -46,7 +46,7 @@ def result_table(result: Result) -> Table:
     """
     names = [name if len(name) <= 6 else f"task {i}" for i, name in enumerate(result.task_names, 1)]
     title = Text(f"{result.title}: accuracy after the last task", style="bold")
-    caption = Text("\n".join([numbers_shown(summarize(result)), *warnings(result)]))
+    caption = Text("\n".join([numbers_shown(summarize(result)), *_left_out(result, _TERMINAL), *warnings(result)]))
     # The box alone puts one space between columns.
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
@@ -80,10 +80,16 @@ def markdown_table(result: Result) -> str:
     headers = column_names(result.task_names)
     rows = [headers, [":--", *["--:"] * (len(headers) - 1)], *result_cells(result)]
     lines = ["| " + " | ".join(row[column].replace("|", r"\|") for column in columns) + " |" for row in rows]
-    return "\n".join([*lines, "", " ".join([numbers_shown(summarize(result)), *warnings(result)]), ""])
+    said = [numbers_shown(summarize(result)), *_left_out(result, _PAGE), *warnings(result)]
+    return "\n".join([*lines, "", " ".join(said), ""])
 
 
 def _columns(tasks: int, most: int) -> list[int]:
     """Return which of the columns of ``result_cells`` are shown where there is room for so many tasks at most."""
     shown = range(tasks) if tasks <= most else (0, tasks - 1)
     return [0, 1, *(2 + task for task in shown), *range(2 + tasks, 5 + tasks)]
+
+
+def _left_out(result: Result, most: int) -> list[str]:
+    count = len(result.task_names)
+    return [f"Shown are the first and the last of {count} tasks; the average is of all."] if count > most else []
