@@ -90,7 +90,15 @@ def test_tasks_that_lie_far_apart_have_a_reading_of_their_own_where_there_are_en
 def test_the_committed_runs_say_what_the_page_says_of_them() -> None:
     """The words in the section "Differences" of the page; where this fails, they must change."""
     rows = correlation_rows(read_result(COMMITTED))
+    claimed = [row for row in rows if row.what.startswith("second layer") and row.expected != "-"]
     verdicts = ["agrees, one seed", "agrees, one seed", "disagrees, one seed", "undecided"]
-    assert [row.difference for row in rows[:4]] == verdicts
-    first = [float(row.ours.split()[0]) for row in rows if row.what.startswith("first layer")]
-    assert first[0] > first[1]
+    assert [row.difference for row in claimed] == verdicts
+    shown = {row.what: float(row.ours.split()[0]) for row in rows}
+    for c in ("0.01", "0.02"):
+        near, far, every = (
+            shown[f"second layer, {pairs}: c = {c} less c = 0"]
+            for pairs in ("each task and the one before it", "tasks that lie five or more apart", "all pairs of tasks")
+        )
+        assert shown["second layer, each task and the one before it: c = 0.1 less c = 0"] < near < 0 < every < far
+    without, *held = [shown[what] for what in shown if what.startswith("first layer")]
+    assert without > max(held)

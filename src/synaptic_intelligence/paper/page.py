@@ -180,9 +180,9 @@ def _beside(outcome: Outcome) -> str:
 def _shown(section: Section, path: Path, outcome: Outcome, main: Outcome | None, figure: str, results: str) -> str:
     """Return an outcome with its figure, its numbers and its origin; one beside the main outcome has a heading."""
     shows_table = isinstance(outcome, Result) and not section.runs_of
-    heading, named = "", outcome.title
+    heading, named = "", f"{section.place.capitalize()}: {outcome.title}"
     if main is not None:
-        heading, named = f"### {_beside(outcome)}\n\n", f"{outcome.title}. {_beside(outcome)}"
+        heading, named = f"### {_beside(outcome)}\n\n", f"{named}. {_beside(outcome)}"
     # The table says it too.
     said = "" if shows_table else "".join(f"**{text}**\n\n" for text in said_of(outcome))
     file = path.name if path.name not in ("result.json", "findings.json") else f"{path.parent.name}/{path.name}"
