@@ -21,8 +21,8 @@ def set_error_scale(ax: Axes, lowest: float, highest: float) -> None:
         >>> ax = Figure().subplots()
         >>> set_error_scale(ax, 0.5, 1.0)
         >>> low, high = ax.get_ylim()
-        >>> low < 0.5, high > 1
-        (True, True)
+        >>> bool(low < 0.5 and high > 1)
+        True
     """
     ax.set_yscale("function", functions=(_height, _accuracy))
     low, high = _height(np.array([lowest, highest]))
