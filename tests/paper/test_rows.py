@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from made_up import RESULT, run
 
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows, paired_rows
 from synaptic_intelligence.paper.targets import TARGETS, Target
+from synaptic_intelligence.result import read_result
 
 
 def test_the_targets_are_those_of_the_design() -> None:
@@ -101,3 +103,15 @@ def test_training_images_have_their_row_where_they_were_looked_at() -> None:
 def test_a_bar_in_a_name_does_not_end_its_cell() -> None:
     rows = accuracy_rows(replace(RESULT, runs=[run(0, "a|b", None, last=[0.5, 0.5])], planned_runs=1))
     assert r"a\|b" in markdown_rows(rows)
+
+
+def test_the_committed_run_of_figure_4_says_what_the_page_says_of_it() -> None:
+    """The words on where ours ends beside theirs; where this fails, they must change."""
+    result = read_result(Path(__file__).resolve().parents[2] / "results" / "permuted-mnist.json")
+    outside = {row.what: float(row.difference) for row in accuracy_rows(result) if row.difference}
+    ours = {
+        c: outside[f"average accuracy, {c}"] for c in ("without synapses (c = 0)", "c = 0.01", "c = 0.02", "c = 0.1")
+    }
+    assert max(abs(ours["c = 0.1"]), abs(ours["c = 0.01"])) < 0.005
+    assert ours["c = 0.02"] > 0.01
+    assert ours["without synapses (c = 0)"] < -0.01

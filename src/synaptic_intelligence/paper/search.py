@@ -63,8 +63,8 @@ def draw_search(results: Sequence[Result]) -> Figure:
             means = [average.mean for average in line.values()]
             # One seed has no interval: a bar of no length would say that it has.
             bars = [math.nan if average.half_width is None else average.half_width for average in line.values()]
-            shown = None if all(map(math.isnan, bars)) else bars
-            ax.errorbar([*line], means, shown, color=color, marker=marker, label=name, zorder=3)
+            drawn = None if all(map(math.isnan, bars)) else bars
+            ax.errorbar([*line], means, drawn, color=color, marker=marker, label=name, zorder=3)
             for c, mean in zip(line, means, strict=True):
                 ax.annotate(f"{mean:.3f}", (c, mean), (0, 6), "data", "offset points", ha="center", size=8, color=color)
         for s in found:
