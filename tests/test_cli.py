@@ -128,6 +128,18 @@ def test_a_run_prints_a_line_for_each_task_then_the_table_and_the_paths(finished
         assert (finished / name).stat().st_size > 500
 
 
+def test_a_method_that_learns_all_tasks_at_once_says_so_while_it_does(tmp_path: Path) -> None:
+    tiny = ("--seeds", "1", "--tasks", "2", "--epochs", "1", "--limit", "200", "--workers", "1")
+    outcome = Outcome("run", "permuted-mnist", *tiny, "--c", "0", "--rival", "joint", "--out", tmp_path)
+    lines = [line for line in outcome.out.splitlines() if line.startswith("seed 0, joint: ")]
+    result = read_result(tmp_path / "result.json")
+    (joint,) = (run for run in result.runs if run.method == "joint")
+    assert len(lines) == 1
+    assert lines[0].startswith("seed 0, joint: all tasks learnt in ")
+    average = sum(joint.accuracy[0]) / len(joint.accuracy[0])
+    assert f"test accuracy on them {average:.1%}; 100% of the run is done" in lines[0]
+
+
 def test_the_result_names_the_command_that_gives_its_numbers(finished: Path) -> None:
     result = read_result(finished / "result.json")
     assert result.complete

@@ -94,6 +94,27 @@ def test_intervals_only_over_several_seeds(make_result: Callable[..., Result]) -
     assert "One seed, so no interval." in words(one)
 
 
+@pytest.mark.parametrize("tasks", [3, 7])
+def test_intervals_are_cut_only_where_no_accuracy_can_be(tasks: int, make_result: Callable[..., Result]) -> None:
+    result = make_result(tasks=tasks, seeds=3, strengths=(1.0,))
+    for run in result.runs:
+        for row in run.accuracy:
+            row[:] = [0.4 + 0.15 * run.seed] * tasks
+    # Seeds 0.4, 0.55 and 0.7: 0.55 ± 0.373, which reaches below chance (0.5) on every panel.
+    for ax in draw_figure(result).axes:
+        low, high = ax.get_ylim()
+        assert low < 0.55 - 4.302653 * 0.15 / 3**0.5
+        assert high > 0.55 + 4.302653 * 0.15 / 3**0.5
+    for run in result.runs:
+        for row in run.accuracy:
+            row[:] = [0.1 if run.seed else 0.9] * tasks
+    # 0.37 ± 1.15: what is possible has nearly all of the panel, but not all of it.
+    for ax in draw_figure(result).axes:
+        low, high = (ax.transData + ax.transAxes.inverted()).transform([(1, 0), (1, 1)])[:, 1]
+        assert 0 < low < 0.12
+        assert 0.9 < high < 1
+
+
 def test_the_last_averages_are_written_without_overlap(make_result: Callable[..., Result]) -> None:
     figure = draw_figure(make_result(tasks=10, strengths=(0.0, 0.01, 0.02, 0.1), seeds=1))
     values = [text for text in figure.axes[-1].texts if text.get_text().startswith("0.")]

@@ -56,7 +56,7 @@ def show_progress(
             if isinstance(message, EpochDone):
                 progress.update(
                     shown[job],
-                    where=f"task {message.task + 1}/{tally.tasks} epoch {message.epoch + 1}/{plan.settings.epochs}",
+                    where=f"{tally.where(message)} epoch {message.epoch + 1}/{plan.settings.epochs}",
                     how=f"loss {message.loss:.4f} acc {message.accuracy:6.1%}",
                     left=_left(tally.job_left(job)),
                 )
@@ -87,16 +87,15 @@ class _Tally:
         self.done_of = {job: self._tasks_before(job) * self.plan.settings.epochs for job in self.plan.jobs}
 
     @property
-    def tasks(self) -> int:
-        return len(self.plan.task_names)
-
-    @property
     def total(self) -> int:
         return sum(self.epochs(job) for job in self.plan.jobs)
 
     @property
     def done(self) -> int:
         return sum(self.done_of.values())
+
+    def where(self, message: TaskDone | EpochDone) -> str:
+        return "all tasks" if _at_once(message.job) else f"task {message.task + 1}/{len(self.plan.task_names)}"
 
     def epochs(self, job: Job) -> int:
         return len(self.plan.stages(job)) * self.plan.settings.epochs
@@ -140,7 +139,7 @@ class _Tally:
 
     def _images(self, job: Job, epoch: int) -> int:
         """Return how many images an epoch of a job has, epochs counted from the job's first."""
-        if job.method is not None and job.method.name == AT_ONCE:
+        if _at_once(job):
             return sum(self.sizes)
         return self.sizes[self.plan.stages(job).start + epoch // self.plan.settings.epochs]
 
@@ -157,11 +156,13 @@ class _Lines:
         self.tally.note(message)
         if isinstance(message, TaskDone):
             names, record = self.tally.plan.task_names, message.record
-            learnt = record.accuracy[-1][: message.task + 1]
+            at_once = _at_once(message.job)
+            name = "" if at_once else f" ({names[message.task]})"
+            learnt = record.accuracy[-1][: None if at_once else message.task + 1]
             self._print(
-                f"{self._where(message)} ({names[message.task]}) learnt in {record.task_seconds[-1]:.1f} s, "
+                f"{self._where(message)}{name} learnt in {record.task_seconds[-1]:.1f} s, "
                 f"training accuracy {record.train_accuracy[-1]:.1%}, "
-                f"test accuracy on the tasks so far {fmean(learnt):.1%}"
+                f"test accuracy on {'them' if at_once else 'the tasks so far'} {fmean(learnt):.1%}"
             )
         if isinstance(message, EpochDone) and time.monotonic() - self.last >= _LONGEST_SILENCE:
             epochs = self.tally.plan.settings.epochs
@@ -171,13 +172,17 @@ class _Lines:
             )
 
     def _where(self, message: TaskDone | EpochDone) -> str:
-        return f"{message.job}: task {message.task + 1}/{self.tally.tasks}"
+        return f"{message.job}: {self.tally.where(message)}"
 
     def _print(self, what: str) -> None:
         self.last, left = time.monotonic(), self.tally.left()
         share = f"{self.tally.share:.0%} of the run is done"
         # Not through rich, which would break the lines.
         print(f"{what}; {share}" + (f", about {_left(left)}" if left else ""), flush=True)
+
+
+def _at_once(job: Job) -> bool:
+    return job.method is not None and job.method.name == AT_ONCE
 
 
 def _left(seconds: float | None) -> str:

@@ -25,8 +25,8 @@ _WIDTH, _HEADER, _AXIS = 9.0, 1.05, 0.5  # inches
 def draw_figure(result: Result) -> Figure:
     """Draw accuracy against the number of tasks learnt: a panel for each task, and one for the average.
 
-    Each line is one method: the mean over its complete runs, with 95 % intervals if there are several; an interval
-    that leaves the panel is cut. A method that learns all tasks at once is a level dashed line. The faint dashed line
+    Each line is one method: the mean over its complete runs, with 95 % intervals if there are several, cut at the
+    accuracies that are possible. A method that learns all tasks at once is a level dashed line. The faint dashed line
     is chance. Of more than six tasks there are three panels: the first task, as what is kept; the newest, when it has
     just been learnt, as what can still be learnt, on a scale of its own; and the average. The scales are logarithmic in
     the error, as methods that forget little and one that forgets nearly all lie far apart by then.
@@ -65,8 +65,7 @@ def draw_figure(result: Result) -> Figure:
         if many:
             average.sharey(first)
             average.tick_params(labelleft=False)
-            means = [estimate.mean for curve in panels[1][3] for estimate in curve] or [result.chance]
-            set_error_scale(figure.axes[1], min(means), max(means))
+            set_error_scale(figure.axes[1], *_range(panels[1][3], [] if any(panels[1][3]) else [result.chance]))
         _limits(first, result, [curve for *_, shown in panels for curve in shown], logarithmic=many)
         for ax in (first, average) if many else figure.axes:
             ax.axhline(result.chance, color=FAINT, linewidth=0.9, linestyle="--", zorder=1)
@@ -103,15 +102,23 @@ def _lines(ax: Axes, first: int, summaries: list[Summary], curves: list[list[Est
         ax.errorbar(x, means, intervals or None, zorder=3, color=shown, marker=marker, label=name)
 
 
+def _range(curves: list[list[Estimate]], levels: list[float]) -> tuple[float, float]:
+    """Return the lowest and the highest accuracy of all intervals and levels."""
+    shown = [(estimate.mean, estimate.half_width or 0.0) for curve in curves for estimate in curve]
+    low = min([*levels, *(mean - half_width for mean, half_width in shown)])
+    high = max([*levels, *(mean + half_width for mean, half_width in shown)])
+    return max(low, 0.0), min(high, 1.0)
+
+
 def _limits(ax: Axes, result: Result, curves: list[list[Estimate]], *, logarithmic: bool) -> None:
     """Set the limits of ``ax``, and with them those of the panels that share its axes."""
-    means = [result.chance, *(estimate.mean for curve in curves for estimate in curve)]
+    low, high = _range(curves, [result.chance])
     ax.set_xlim(0.6, len(result.task_names) + 0.4)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
     if logarithmic:
-        set_error_scale(ax, min(means), max(means))
+        set_error_scale(ax, low, high)
     else:
-        ax.set_ylim(min(means) - 0.07, 1.02)
+        ax.set_ylim(low - 0.07, 1.02)
         ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     ax.annotate("chance", (1, result.chance), (0, -2), "data", "offset points", va="top", size=7.5, color=FAINT)
 
