@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from aside import PARTS as ASIDE
@@ -161,6 +162,18 @@ def loop(file: Path) -> str:
     return f"{middle:.3f} times as long ({low:.3f} to {high:.3f}). {_measured(file, found)}\n"
 
 
+def end(file: Path) -> str:
+    """Return the table of benchmarks/end_of_task.py."""
+    found = json.loads(file.read_text("utf-8"))
+    lines = _header(["seconds, gradients whole", "as factors", "times as fast", "largest difference"])
+    for row in found["rows"]:
+        whole, factors = (median(row["seconds"][form]) for form in ("whole", "factors"))
+        low, middle, high = row["times_faster"]
+        faster = f"{middle:.1f} ({low:.1f} to {high:.1f})"
+        lines.append(f"| {row['estimator']} | {whole:.2f} | {factors:.2f} | {faster} | {row['difference']:.0e} |")
+    return "\n".join([*lines, "", f"{found['images']} images. {_measured(file, found)}", ""])
+
+
 def replicates(file: Path) -> str:
     """Return what benchmarks/replicates.py has found."""
     found = json.loads(file.read_text("utf-8"))
@@ -210,6 +223,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "peaks": peaks,
     "python": python,
     "loop": loop,
+    "end": end,
     "replicates": replicates,
     "coarse": coarse,
     "workers": workers,

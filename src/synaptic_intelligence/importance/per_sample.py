@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance.data import bare, batches, group_of, in_turn, reshard, undisturbed
 from synaptic_intelligence.importance.estimator import TaskEnd
+from synaptic_intelligence.importance.linear_layers import factors_kept, find_linear_layers
 from synaptic_intelligence.sharding import is_sharded, local, placed_like
 
 Objective = Callable[[Any, Tensor], Tensor]
@@ -22,7 +23,7 @@ Targets = Callable[[nn.Module, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
 """Of the model, a chunk of inputs and its targets: targets in their place, with the weight of each sample."""
 
 Of = Callable[[Tensor], Tensor]
-"""Of gradients ``[samples, ...]``, element by element."""
+"""Of gradients ``[samples, ...]``, element by element, and multiplicative: that of a product is the product of both."""
 
 _Sums = Callable[[nn.Module, Mapping[str, Tensor], Objective, Of, tuple[Tensor, Tensor, Tensor]], Mapping[str, Tensor]]
 
@@ -47,7 +48,7 @@ def mean_over_samples(
         end: parameters, and data as batches of (inputs, targets).
         model: what the estimator was given, perhaps wrapped.
         objective, of, targets: see their types.
-        chunk_size: samples whose gradients are held at the same time.
+        chunk_size: samples whose gradients are held at the same time; of linear layers their factors alone.
         estimator: how messages call it.
 
     Raises:
@@ -158,15 +159,29 @@ def _side_by_side(
 ) -> Mapping[str, Tensor]:
     """Return the weighted sum over samples of a function of each sample's gradient."""
     x, y, weight = data
-
-    def of_sample(parameters: dict[str, Tensor], one_x: Tensor, one_y: Tensor) -> Tensor:
-        return objective(functional_call(model, parameters, (one_x[None],)), one_y[None])
-
+    layers = find_linear_layers(model, theta, lambda: objective(model(x[:1]), y[:1]))
+    owned = {name for layer in layers.values() for name in layer.names}
     detached = {name: parameter.detach() for name, parameter in theta.items()}
+
+    def of_sample(
+        parameters: dict[str, Tensor], shifts: dict[str, Tensor], one_x: Tensor, one_y: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with factors_kept(layers, shifts) as rows:
+            output = functional_call(model, {**detached, **parameters}, (one_x[None],))
+        return objective(output, one_y[None]), rows
+
+    others = {name: parameter for name, parameter in detached.items() if name not in owned}
+    no_shifts = {name: torch.zeros_like(layer.output[0]) for name, layer in layers.items()}
+    of_samples = vmap(grad(of_sample, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0, 0))
     # `grad` records inside; outside, parameters that are not protected would hang every chunk's graph on the sum.
     with torch.no_grad():
-        gradients = vmap(grad(of_sample), in_dims=(None, 0, 0))(detached, x, y)
-    return {name: _weighted(g, weight, of) for name, g in gradients.items()}
+        (gradients, of_outputs), rows = of_samples(others, no_shifts, x, y)
+    total = {name: _weighted(g, weight, of) for name, g in gradients.items()}
+    for name, layer in layers.items():
+        total[layer.weight] = _weighted(of_outputs[name], weight, of, rows[name][:, 0])
+        if layer.bias is not None:
+            total[layer.bias] = _weighted(of_outputs[name], weight, of)
+    return total
 
 
 def _one_by_one(
@@ -193,15 +208,19 @@ def _gradients(loss: Tensor, model: nn.Module, parameters: list[Tensor]) -> list
     return [None if p.grad is None else local(placed_like(p.grad, p)) for p in parameters]
 
 
-def _weighted(gradients: Tensor, weight: Tensor, of: Of) -> Tensor:
-    """Return ``sum_i weight_i * of(gradients_i)``, float32 or wider."""
+def _weighted(gradients: Tensor, weight: Tensor, of: Of, rows: Tensor | None = None) -> Tensor:
+    """Return ``sum_i weight_i * of(gradients_i)``, float32 or wider; with rows, of the outer products with these."""
     dtype = wide(gradients)
     # A target without weight counts for nothing, also where its objective is infinite and has no gradient.
     counts = weight != 0
     if not bool(counts.all()):
         gradients, weight = gradients[counts], weight[counts]
+        rows = None if rows is None else rows[counts]
+    if rows is not None:
+        total: Tensor = (weight.to(dtype)[:, None] * of(gradients.to(dtype))).T @ of(rows.to(dtype))
+        return total
     # One copy of the gradients and no more: they are samples times parameters, and memory is what takes time.
-    total: Tensor = torch.tensordot(weight.to(dtype), of(gradients.to(dtype)), dims=1)
+    total = torch.tensordot(weight.to(dtype), of(gradients.to(dtype)), dims=1)
     return total
 
 
