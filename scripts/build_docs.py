@@ -162,16 +162,19 @@ def loop(file: Path) -> str:
     return f"{middle:.3f} times as long ({low:.3f} to {high:.3f}). {_measured(file, found)}\n"
 
 
-def end(file: Path) -> str:
+def end_of_task(file: Path) -> str:
     """Return the table of benchmarks/end_of_task.py."""
     found = json.loads(file.read_text("utf-8"))
+    threads = found["environment"]["threads"]
     lines = _header(["seconds, gradients whole", "as factors", "times as fast", "largest difference"])
     for row in found["rows"]:
         whole, factors = (median(row["seconds"][form]) for form in ("whole", "factors"))
         low, middle, high = row["times_faster"]
         faster = f"{middle:.1f} ({low:.1f} to {high:.1f})"
         lines.append(f"| {row['estimator']} | {whole:.2f} | {factors:.2f} | {faster} | {row['difference']:.0e} |")
-    return "\n".join([*lines, "", f"{found['images']} images. {_measured(file, found)}", ""])
+    return "\n".join(
+        [*lines, "", f"{found['images']} images, {threads} thread{'s' * (threads > 1)}. {_measured(file, found)}", ""]
+    )
 
 
 def replicates(file: Path) -> str:
@@ -223,7 +226,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "peaks": peaks,
     "python": python,
     "loop": loop,
-    "end": end,
+    "end_of_task": end_of_task,
     "replicates": replicates,
     "coarse": coarse,
     "workers": workers,

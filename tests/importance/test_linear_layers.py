@@ -130,7 +130,7 @@ class Subclass(Two):
 class OwnForward(Two):
     def __init__(self) -> None:
         super().__init__()
-        self.a.forward = lambda x: F.linear(x, self.a.weight.square(), self.a.bias)  # type: ignore[method-assign]
+        self.a.forward = lambda x: F.linear(x, self.a.weight.square(), self.a.bias)  # type: ignore[method-assign, assignment]
 
 
 class Parametrized(Two):
@@ -148,7 +148,7 @@ class PlainWeight(Two):
         del self.a.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        self.a.weight = 3 * self.scale  # type: ignore[assignment]
+        self.a.weight = 3 * self.scale
         return super().forward(x)
 
 
@@ -197,7 +197,8 @@ def test_a_layer_that_is_compiled_is_left_to_its_compiler() -> None:
     model, data = Two().double(), samples()
     model.a.compile(backend="eager")
     assert found_in(model, data) == ["b.weight"]
-    outer = nn.Sequential(torch.compile(Two().double(), backend="eager"))
+    inner: Any = torch.compile(Two().double(), backend="eager")
+    outer = nn.Sequential(inner)
     assert found_in(outer, data) == []
 
 

@@ -144,8 +144,8 @@ def _plain_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 @contextmanager
 def _instead(module: nn.Linear, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Return a context in which a layer computes ``forward``: inside of all hooks, which see what it gives."""
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        del module.forward  # type: ignore[method-assign]
+        del module.forward
