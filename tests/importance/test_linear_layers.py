@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from operations import Largest
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 import synaptic_intelligence as si
 from synaptic_intelligence.importance.linear_layers import find_linear_layers
@@ -277,6 +278,22 @@ def test_a_model_that_runs_otherwise_side_by_side_goes_one_by_one() -> None:
 
     model, data = Otherwise().double(), samples()
     with pytest.warns(si.SynapseWarning, match="does not run for all samples as it does for one"):
+        found = importance(model, data)
+    assert_same(found, by_loops(model, data))
+
+
+def test_activation_checkpointing_runs_layers_once_more_on_the_way_back() -> None:
+    class Checkpointed(Two):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = checkpoint(self.a, x, use_reentrant=False)
+            # The weight is used elsewhere, so that there is a way back through the layer when it is looked for.
+            logits: Tensor = self.b(torch.tanh(hidden)) + self.a.weight.sum()
+            return logits * self.a.weight.mean()
+
+    torch.manual_seed(3)
+    model, data = Checkpointed().double(), samples()
+    assert found_in(model, data) == ["b.weight"]
+    with pytest.warns(si.SynapseWarning, match="vmap cannot run this model.*saved tensor hooks"):
         found = importance(model, data)
     assert_same(found, by_loops(model, data))
 

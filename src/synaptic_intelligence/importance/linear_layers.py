@@ -79,18 +79,18 @@ def find_linear_layers(
 
             stack.enter_context(_instead(module, forward))
         objective = run()
-    once = [name for name, taken in rows.items() if len(taken) == 1 and _is_row(taken[0])]
-    found = {}
-    for name in once:
-        bias = f"{name.removesuffix('weight')}bias"
-        found[name] = LinearLayer(candidates[name], name, bias if bias in theta else None, outputs[name].detach())
-    own = [theta[each] for layer in found.values() for each in layer.names]
-    if not (own and objective.requires_grad):
-        return found
-    elsewhere = dict(zip(map(id, own), torch.autograd.grad(objective, own, allow_unused=True), strict=True))
-    return {
-        name: layer for name, layer in found.items() if all(elsewhere[id(theta[each])] is None for each in layer.names)
-    }
+        once = [name for name, taken in rows.items() if len(taken) == 1 and _is_row(taken[0])]
+        found = {}
+        for name in once:
+            bias = f"{name.removesuffix('weight')}bias"
+            found[name] = LinearLayer(candidates[name], name, bias if bias in theta else None, outputs[name].detach())
+        own = {name: theta[name] for layer in found.values() for name in layer.names}
+        if not (own and objective.requires_grad):
+            return found
+        # Inside, as layers may run once more on the way back (activation checkpointing).
+        gradients = torch.autograd.grad(objective, list(own.values()), allow_unused=True)
+    elsewhere = {name for name, gradient in zip(own, gradients, strict=True) if gradient is not None}
+    return {name: layer for name, layer in found.items() if elsewhere.isdisjoint(layer.names)}
 
 
 @contextmanager
