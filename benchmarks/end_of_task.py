@@ -1,8 +1,9 @@
 """What importance from data costs at the end of a task: `python benchmarks/end_of_task.py`.
 
-`consolidate(data)` of the Fisher information and of MAS on the network of permuted MNIST, 784-2000-2000-10, on a part
-of MNIST. Per-sample gradients of its linear layers are kept as two factors (see importance/linear_layers.py), or, as
-of any other layer, whole; the two take turns. Writes results/end-of-task-DEVICE.json.
+`consolidate(data)` of the Fisher information and of MAS on a part of MNIST, in the network of permuted MNIST,
+784-2000-2000-10, and in a small one, 784-8-10. Per-sample gradients of linear layers are kept as two factors (see
+importance/linear_layers.py), or, as of any other layer, whole; the two take turns. Writes
+results/end-of-task-DEVICE.json.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import synaptic_intelligence as si
@@ -29,16 +32,30 @@ ROOT = Path(__file__).resolve().parent.parent
 ESTIMATORS = ("Fisher, exact", "Fisher, empirical", "MAS")
 
 
-def consolidate(name: str, data: list[tuple[Tensor, Tensor]], *, factors: bool) -> tuple[float, dict[str, Tensor]]:
+def small() -> nn.Module:
+    """Return a network whose gradients are small beside what it takes to run it."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 10))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "784-2000-2000-10": lambda: network(torch.Generator().manual_seed(0)),
+    "784-8-10": small,
+}
+
+
+def consolidate(
+    name: str, make: Callable[[], nn.Module], data: list[tuple[Tensor, Tensor]], *, factors: bool
+) -> tuple[float, dict[str, Tensor]]:
     """Return how many seconds the end of a task takes, and the importance that it gives."""
-    model = network(torch.Generator().manual_seed(0)).to(data[0][0].device)
+    model = make().to(data[0][0].device)
     importance: si.Fisher | si.MAS = si.MAS(model)
     if name.startswith("Fisher"):
         importance = si.Fisher(model, cross_entropy, kind="exact" if name.endswith("exact") else "empirical")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     synapses = si.Consolidator(model.named_parameters(), optimizer, importance, c=1.0)
-    found = per_sample.find_linear_layers if factors else lambda *_: {}
-    with mock.patch.object(per_sample, "find_linear_layers", found):
+    found = per_sample.linear_layers if factors else lambda *_: {}
+    with mock.patch.object(per_sample, "linear_layers", found):
         start = time.perf_counter()
         synapses.consolidate(data)
         if data[0][0].device.type != "cpu":
@@ -61,22 +78,25 @@ def main() -> None:
     task = load_mnist().to(asked.device)
     data = [(as_input(task.train_inputs[: asked.images]), task.train_targets[: asked.images])]
     rows = []
-    for name in ESTIMATORS:
+    for (size, make), name in product(NETWORKS.items(), ESTIMATORS):
         times: dict[str, list[float]] = {"whole": [], "factors": []}
         importance: dict[str, dict[str, Tensor]] = {}
         for number in range(-1, asked.rounds):
             for form in sorted(times, reverse=number % 2 == 0):
-                took, importance[form] = consolidate(name, data, factors=form == "factors")
+                took, importance[form] = consolidate(name, make, data, factors=form == "factors")
                 if number >= 0:  # the first round warms up
                     times[form].append(took)
         quotients = [whole / factors for whole, factors in zip(times["whole"], times["factors"], strict=True)]
         quartiles = statistics.quantiles(quotients, n=4, method="inclusive")
         differ = apart(importance["factors"], importance["whole"])
-        rows.append({"estimator": name, "seconds": times, "times_faster": quartiles, "difference": differ})
+        rows.append(
+            {"network": size, "estimator": name, "seconds": times, "times_faster": quartiles, "difference": differ}
+        )
         low, middle, high = quartiles
+        medians = (f"{statistics.median(times[form]):.3f} s {form}" for form in times)
         print(
-            f"{name}: {statistics.median(times['whole']):.2f} s whole, {statistics.median(times['factors']):.2f} s as "
-            f"factors: {middle:.1f} times as fast ({low:.1f} to {high:.1f}); {differ:.1e} apart"
+            f"{size}, {name}: {', '.join(medians)}: {middle:.1f} times as fast ({low:.1f} to {high:.1f}); "
+            f"{differ:.1e} apart"
         )
     file = ROOT / "results" / f"end-of-task-{torch.device(asked.device).type}.json"
     found = {

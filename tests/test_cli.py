@@ -128,16 +128,20 @@ def test_a_run_prints_a_line_for_each_task_then_the_table_and_the_paths(finished
         assert (finished / name).stat().st_size > 500
 
 
-def test_a_method_that_learns_all_tasks_at_once_says_so_while_it_does(tmp_path: Path) -> None:
+def test_a_method_that_learns_all_tasks_at_once_says_so_while_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synaptic_intelligence.cli.progress._LONGEST_SILENCE", 0.0)
     tiny = ("--seeds", "1", "--tasks", "2", "--epochs", "1", "--limit", "200", "--workers", "1")
     outcome = Outcome("run", "permuted-mnist", *tiny, "--c", "0", "--rival", "joint", "--out", tmp_path)
     lines = [line for line in outcome.out.splitlines() if line.startswith("seed 0, joint: ")]
     result = read_result(tmp_path / "result.json")
     (joint,) = (run for run in result.runs if run.method == "joint")
-    assert len(lines) == 1
-    assert lines[0].startswith("seed 0, joint: all tasks learnt in ")
+    assert len(lines) == 2
+    assert lines[0].startswith("seed 0, joint: all tasks epoch 1/1, loss ")
+    assert lines[1].startswith("seed 0, joint: all tasks learnt in ")
     average = sum(joint.accuracy[0]) / len(joint.accuracy[0])
-    assert f"test accuracy on them {average:.1%}; 100% of the run is done" in lines[0]
+    assert f"test accuracy on them {average:.1%}; 100% of the run is done" in lines[1]
 
 
 def test_the_result_names_the_command_that_gives_its_numbers(finished: Path) -> None:

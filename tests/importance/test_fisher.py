@@ -364,13 +364,20 @@ def test_the_fallback_passes_over_frozen_and_unused_parameters(kind: Kind) -> No
 # What it holds in memory.
 
 
-class Whole(nn.Linear):
-    """A linear layer, but not torch's own, so that its gradients are not kept as factors."""
+class Whole(nn.Module):
+    """A linear layer, but none of torch's, so that its gradients are not kept as factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(30, 40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T
 
 
 @both_kinds
 def test_no_more_gradients_than_a_chunk_are_held_at_once(kind: Kind) -> None:
-    model, chunk_size = Whole(40, 30, bias=False), 4
+    model, chunk_size = Whole(), 4
     data = [(torch.randn(32, 40), torch.randint(30, (32,)))]
     with Largest() as largest:
         importance(model, kind, data, chunk_size=chunk_size)

@@ -1,57 +1,85 @@
-"""Linear layers whose gradients are kept as two factors: which they are, and that loops give the same numbers."""
+"""Linear layers whose gradients are kept as two factors: where they are, and that loops give the same numbers."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from operations import Largest
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.func import functional_call
+from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 import synaptic_intelligence as si
-from synaptic_intelligence.importance.linear_layers import find_linear_layers
+from synaptic_intelligence.importance.linear_layers import linear_layers, sums_of_factors
+from synaptic_intelligence.importance.per_sample import _SideBySide
 
 Data = tuple[Tensor, Tensor]
+Kind = Literal["exact", "empirical", "MAS"]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+all_kinds = pytest.mark.parametrize("kind", ["exact", "empirical", "MAS"])
 
 
-def samples(shape: tuple[int, ...] = (4,), count: int = 9) -> Data:
+def samples(count: int = 9) -> Data:
     generator = torch.Generator().manual_seed(11)
-    x = torch.randn(count, *shape, generator=generator, dtype=torch.float64)
+    x = torch.randn(count, 4, generator=generator, dtype=torch.float64)
     return x, torch.randint(3, (count,), generator=generator)
 
 
-def by_loops(model: nn.Module, data: Data) -> dict[str, Tensor]:
-    """The mean square of the gradient of one sample's loss, one backward pass each."""
+def by_loops(model: nn.Module, data: Data, kind: Kind = "empirical", loss: Loss = F.cross_entropy) -> dict[str, Tensor]:
+    """One backward pass for each sample (and class), which shares no code with the library."""
+    model.eval()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in named.items()}
-    for x, y in zip(*data, strict=True):
-        loss = F.cross_entropy(model(x[None]), y[None])
-        for name, g in zip(named, torch.autograd.grad(loss, list(named.values()), allow_unused=True), strict=True):
-            total[name] += torch.zeros_like(total[name]) if g is None else g**2
+
+    def add(objective: Tensor, of: Callable[[Tensor], Tensor], weight: float = 1.0) -> None:
+        for name, g in zip(named, torch.autograd.grad(objective, list(named.values()), allow_unused=True), strict=True):
+            total[name] += torch.zeros_like(total[name]) if g is None else weight * of(g)
+
+    for x, y in zip(*(part.split(1) for part in data), strict=True):
+        if kind == "MAS":
+            add(model(x).square().sum(), torch.abs)
+        elif kind == "empirical":
+            add(loss(model(x), y), torch.square)
+        else:
+            for label, weight in enumerate(model(x)[0].softmax(0).tolist()):
+                add(loss(model(x), torch.tensor([label])), torch.square, weight)
     return {name: t / len(data[0]) for name, t in total.items()}
 
 
 def importance(
-    model: nn.Module, data: Data, named: Iterable[tuple[str, Tensor]] | None = None, chunk_size: int = 4
+    model: nn.Module,
+    data: Data,
+    kind: Kind = "empirical",
+    *,
+    loss: Loss = F.cross_entropy,
+    named: Iterable[tuple[str, Tensor]] | None = None,
+    chunk_size: int = 4,
 ) -> dict[str, Tensor]:
     named = list(model.named_parameters() if named is None else named)
-    fisher = si.Fisher(model, F.cross_entropy, kind="empirical", chunk_size=chunk_size)
-    synapses = si.Consolidator(named, torch.optim.SGD([p for _, p in named], lr=0.1), fisher, c=1.0)
+    estimator: Any = si.MAS(model, chunk_size=chunk_size)
+    if kind != "MAS":
+        estimator = si.Fisher(model, loss, kind=kind, chunk_size=chunk_size)
+    synapses = si.Consolidator(named, torch.optim.SGD([p for _, p in named], lr=0.1), estimator, c=1.0)
     synapses.consolidate([data])
     synapses.detach()
     return dict(synapses.omega)
 
 
-def found_in(model: nn.Module, data: Data) -> list[str]:
+def factored(model: nn.Module, data: Data, loss: Loss = F.cross_entropy) -> list[str]:
+    """The weights whose gradients are kept as factors."""
+    model.eval()
     theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    x, y = data
-    return list(find_linear_layers(model, theta, lambda: F.cross_entropy(model(x[:1]), y[:1])))
+    sums = _SideBySide(model, theta, loss, torch.square)
+    sums((*data, torch.ones(len(data[0]))))
+    return list(sums.layers)
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-12) -> None:
@@ -72,6 +100,57 @@ class Two(nn.Module):
         return logits
 
 
+# Where gradients are products.
+
+
+class ByKeyword(Two):
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.b(input=torch.tanh(self.a(input=x)))
+        return logits
+
+
+class Subclass(Two):
+    def __init__(self) -> None:
+        super().__init__()
+
+        class Own(nn.Linear):
+            pass
+
+        self.a = Own(4, 4)
+
+
+class OwnForward(Two):
+    """A forward that is set on one layer: the weight times a constant, so that the gradient is no outer product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a.forward = lambda x: F.linear(x, self.a.weight * 2, self.a.bias)  # type: ignore[method-assign, assignment]
+
+
+class BothHooks(Two):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a.register_forward_pre_hook(lambda _, args: (args[0] * 2,))
+        self.a.register_forward_hook(lambda _, args, output: output * args[0].square() * 3)
+
+
+class InPlaceAfterwards(Two):
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.b(torch.relu_(self.a(x)))
+        return logits
+
+
+class TwoNames(Two):
+    """One module under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alias = self.a
+
+
+# Where they are not.
+
+
 class UsedTwice(Two):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.b(torch.tanh(self.a(torch.tanh(self.a(x)))))
@@ -90,6 +169,13 @@ class BiasUsedElsewhere(Two):
         return logits
 
 
+class UsedElsewhereByOneSampleAlone(Two):
+    def forward(self, x: Tensor) -> Tensor:
+        bent = torch.relu(x[:, :1] - 1) * self.a.weight.square().sum()
+        logits: Tensor = self.b(torch.tanh(self.a(x))) + bent * torch.arange(3)
+        return logits
+
+
 class Tied(Two):
     def __init__(self) -> None:
         super().__init__()
@@ -98,6 +184,24 @@ class Tied(Two):
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.b(torch.tanh(self.c(self.a(x))))
+        return logits
+
+
+class TiedBias(Two):
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Linear(4, 4)
+        self.c.bias = self.a.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.b(torch.tanh(self.c(torch.tanh(self.a(x)))))
+        return logits
+
+
+class TiedBiasOnRows(TiedBias):
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.c(torch.stack([x, 2 * x], dim=1)).mean(dim=1)
+        logits: Tensor = self.b(torch.tanh(self.a(x)) + rows)
         return logits
 
 
@@ -117,21 +221,10 @@ class RowsInFront(Two):
         return logits
 
 
-class Subclass(Two):
-    def __init__(self) -> None:
-        super().__init__()
-
-        class Doubled(nn.Linear):
-            def forward(self, x: Tensor) -> Tensor:
-                return F.linear(x, 2 * self.weight, self.bias)
-
-        self.a = Doubled(4, 4)
-
-
-class OwnForward(Two):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a.forward = lambda x: F.linear(x, self.a.weight.square(), self.a.bias)  # type: ignore[method-assign, assignment]
+class NoBatch(Two):
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.b(torch.stack([torch.tanh(self.a(one)) for one in x]))
+        return logits
 
 
 class Parametrized(Two):
@@ -140,17 +233,47 @@ class Parametrized(Two):
         parametrizations.weight_norm(self.a)
 
 
-class PlainWeight(Two):
-    """As torch's older parametrizations leave it: the weight is computed before each forward."""
+class Pruned(Two):
+    def __init__(self) -> None:
+        super().__init__()
+        prune.l1_unstructured(self.a, "weight", amount=0.4)
+
+
+class Masked(Two):
+    """A weight that is replaced for the call alone, as masks of tasks do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.arange(16).reshape(4, 4) % 3 > 0
+        masked = functional_call(self.a, {"weight": self.a.weight * mask}, (x,))
+        logits: Tensor = self.b(torch.tanh(masked))
+        return logits
+
+
+class Binary(Two):
+    def forward(self, x: Tensor) -> Tensor:
+        straight = self.a.weight + (self.a.weight.sign() - self.a.weight).detach() * self.a.weight.abs().mean()
+        logits: Tensor = self.b(torch.tanh(functional_call(self.a, {"weight": straight}, (x,))))
+        return logits
+
+
+class Differentiated(nn.Module):
+    """A model with a gradient in it, as of an energy."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(self.a.weight.detach().clone())
-        del self.a.weight
+        self.scale, self.a, self.b = nn.Parameter(torch.ones(4)), nn.Linear(4, 4), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.a.weight = 3 * self.scale
-        return super().forward(x)
+        hidden = x * self.scale
+        logits: Tensor = self.b(torch.tanh(self.a(hidden)))
+        (force,) = torch.autograd.grad(logits.logsumexp(1).sum(), hidden, create_graph=True)
+        return logits + force[:, :3]
+
+
+class DifferentiatedByFunc(Two):
+    def forward(self, x: Tensor) -> Tensor:
+        force: Tensor = torch.func.grad(lambda at: self.b(torch.tanh(self.a(at))).logsumexp(1).sum())(x)
+        return force[:, :3]
 
 
 class Unused(Two):
@@ -159,71 +282,99 @@ class Unused(Two):
         return logits
 
 
+class Gate(Two):
+    """An input that is far too large to be squared in float32, behind a gate that is shut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.b(x) + 0 * self.a(x + 1e200)[:, :3]
+        return logits
+
+
+BOTH, LAST = ["a.weight", "b.weight"], ["b.weight"]
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (Two, ["a.weight", "b.weight"]),
-        (UsedTwice, ["b.weight"]),
-        (WeightUsedElsewhere, ["b.weight"]),
-        (BiasUsedElsewhere, ["b.weight"]),
-        (Tied, ["b.weight"]),
-        (Rows, ["b.weight"]),
-        (RowsInFront, ["b.weight"]),
-        (Subclass, ["b.weight"]),
-        (OwnForward, ["b.weight"]),
-        (Parametrized, ["b.weight"]),
-        (PlainWeight, ["b.weight"]),
-        (Unused, ["b.weight"]),
+        (Two, BOTH),
+        (ByKeyword, BOTH),
+        (Subclass, BOTH),
+        (BothHooks, BOTH),
+        (InPlaceAfterwards, BOTH),
+        (TwoNames, BOTH),
+        (OwnForward, LAST),
+        (UsedTwice, LAST),
+        (WeightUsedElsewhere, LAST),
+        (BiasUsedElsewhere, LAST),
+        (UsedElsewhereByOneSampleAlone, LAST),
+        (Tied, LAST),
+        (TiedBias, ["b.weight", "c.weight"]),
+        (TiedBiasOnRows, LAST),
+        (Rows, LAST),
+        (RowsInFront, LAST),
+        (NoBatch, LAST),
+        (Parametrized, LAST),
+        (Pruned, LAST),
+        (Masked, LAST),
+        (Binary, LAST),
+        (Unused, LAST),
+        (Gate, LAST),
+        (Differentiated, []),
+        (DifferentiatedByFunc, []),
+        (lambda: nn.Linear(4, 3), ["weight"]),
         (
             lambda: nn.Sequential(nn.Linear(4, 5, bias=False), nn.LayerNorm(5), nn.Linear(5, 3)),
             ["0.weight", "2.weight"],
         ),
-        (lambda: nn.Linear(4, 3), ["weight"]),
         (
             lambda: nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 3)),
             ["3.weight"],
         ),
     ],
 )
-def test_which_layers_are_found_and_the_numbers(make: Callable[[], nn.Module], expected: list[str]) -> None:
+@all_kinds
+def test_where_factors_are_kept_and_the_numbers(kind: Kind, make: Callable[[], nn.Module], expected: list[str]) -> None:
     torch.manual_seed(3)
     model, data = make().double(), samples()
-    assert found_in(model, data) == expected
-    found = importance(model, data)
-    assert_same(found, by_loops(model, data))
+    assert factored(model, data) == expected
+    if kind == "exact" and make is Differentiated:
+        kind = "empirical"  # the probabilities of labels are asked for without gradients
+    found = importance(model, data, kind)
+    assert_same(found, by_loops(model, data, kind))
     assert any(bool(t.any()) for t in found.values())
 
 
-def test_a_layer_that_is_compiled_is_left_to_its_compiler() -> None:
+def test_a_row_that_is_edited_afterwards_is_refused_as_in_training() -> None:
+    class Edited(Two):
+        def forward(self, x: Tensor) -> Tensor:
+            row = torch.tanh(2 * x)
+            hidden = self.a(row)
+            row.mul_(3)
+            logits: Tensor = self.b(hidden + row)
+            return logits
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        importance(Edited().double(), samples())
+
+
+def test_a_loss_that_reads_the_parameters() -> None:
     model, data = Two().double(), samples()
-    model.a.compile(backend="eager")
-    assert found_in(model, data) == ["b.weight"]
-    inner: Any = torch.compile(Two().double(), backend="eager")
-    outer = nn.Sequential(inner)
-    assert found_in(outer, data) == []
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target) + model.a.weight.square().sum()
+
+    assert factored(model, data, loss) == LAST
+    assert_same(importance(model, data, loss=loss), by_loops(model, data, loss=loss))
 
 
-def test_frozen_parameters_are_passed_over() -> None:
-    model, data = Two().double(), samples()
-    model.a.weight.requires_grad_(False)
-    model.b.bias.requires_grad_(False)
-    assert found_in(model, data) == ["b.weight"]
-    found = importance(model, data)
-    assert_same(found, by_loops(model, data))
-    assert not bool(found["a.weight"].any())
-    assert not bool(found["b.bias"].any())
-
-
-@pytest.mark.parametrize("names", [["a.weight"], ["a.bias"], ["b.weight", "a.bias"]])
-def test_what_is_not_protected_does_not_change_what_is(names: list[str]) -> None:
-    model, data = Two().double(), samples()
-    whole = by_loops(model, data)
-    found = importance(model, data, [(name, p) for name, p in model.named_parameters() if name in names])
-    assert sorted(found) == sorted(names)
-    assert_same(found, {name: whole[name] for name in names})
-
-
-# What users hang on layers.
+def test_a_module_under_two_names_is_left_as_it_was() -> None:
+    model, data = TwoNames().double(), samples()
+    weight = model.a.weight
+    importance(model, data)
+    assert model.a.weight is weight
+    F.cross_entropy(model(data[0]), data[1]).backward()
+    assert weight.grad is not None
+    assert bool(weight.grad.any())
 
 
 @contextmanager
@@ -235,64 +386,106 @@ def everywhere(hook: Callable[..., Any]) -> Iterator[None]:
         handle.remove()
 
 
-def test_hooks_change_what_a_layer_takes_and_gives_as_they_do_in_training() -> None:
+def test_a_hook_on_all_modules_sees_what_it_sees_in_training() -> None:
     model, data = Two().double(), samples()
-    model.a.register_forward_pre_hook(lambda _, args: (args[0] * 2,))
-    model.a.register_forward_hook(lambda _, args, output: output * args[0].square() * 3)
-    assert found_in(model, data) == ["a.weight", "b.weight"]
-    assert_same(importance(model, data), by_loops(model, data))
     with everywhere(lambda module, _, output: output.sin() if isinstance(module, nn.Linear) else None):
+        assert factored(model, data) == BOTH
         assert_same(importance(model, data), by_loops(model, data))
 
 
-def test_an_output_that_is_changed_in_place_is_fine() -> None:
-    model, data = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 3)).double(), samples()
-    assert len(found_in(model, data)) == 2
+def test_a_forward_that_is_patched_for_all_layers_is_the_one_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def quantized(self: nn.Linear, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.weight.abs().mean(), self.bias)
+
+    monkeypatch.setattr(nn.Linear, "forward", quantized)
+    model, data = Two().double(), samples()
+    assert factored(model, data) == []
     assert_same(importance(model, data), by_loops(model, data))
 
 
-def test_a_layer_runs_as_it_did_afterwards() -> None:
+def test_frozen_parameters_are_passed_over() -> None:
     model, data = Two().double(), samples()
-    before = model(data[0])
-    importance(model, data)
-    assert "forward" not in vars(model.a)
-    assert torch.equal(model(data[0]), before)
-
-    def fails(_: Tensor, __: Tensor) -> Tensor:
-        raise KeyError("mine")
-
-    fisher = si.Fisher(model, fails, kind="empirical")
-    synapses = si.Consolidator(model.named_parameters(), torch.optim.SGD(model.parameters()), fisher, c=1.0)
-    with pytest.raises(KeyError, match="mine"):
-        synapses.consolidate([data])
-    assert "forward" not in vars(model.a)
-    assert torch.equal(model(data[0]), before)
-
-
-def test_a_model_that_runs_otherwise_side_by_side_goes_one_by_one() -> None:
-    class Otherwise(Two):
-        def forward(self, x: Tensor) -> Tensor:
-            if torch._C._functorch.is_gradtrackingtensor(x) or torch._C._functorch.is_batchedtensor(x):
-                return (super().forward(x) + super().forward(x)) / 2
-            return super().forward(x)
-
-    model, data = Otherwise().double(), samples()
-    with pytest.warns(si.SynapseWarning, match="does not run for all samples as it does for one"):
-        found = importance(model, data)
+    model.a.weight.requires_grad_(False)
+    model.b.bias.requires_grad_(False)
+    assert factored(model, data) == LAST
+    found = importance(model, data)
     assert_same(found, by_loops(model, data))
+    assert not bool(found["a.weight"].any())
+    assert not bool(found["b.bias"].any())
 
 
-def test_activation_checkpointing_runs_layers_once_more_on_the_way_back() -> None:
+@pytest.mark.parametrize("names", [["a.weight"], ["a.bias"], ["b.weight", "a.bias"]])
+def test_what_is_not_protected_does_not_change_what_is(names: list[str]) -> None:
+    model, data = Two().double(), samples()
+    whole = by_loops(model, data)
+    found = importance(model, data, named=[(name, p) for name, p in model.named_parameters() if name in names])
+    assert sorted(found) == sorted(names)
+    assert_same(found, {name: whole[name] for name in names})
+
+
+def test_a_layer_that_is_found_out_late_is_kept_whole_from_there_on() -> None:
+    # Only samples of the second chunk use the weight elsewhere.
+    torch.manual_seed(3)
+    model, (x, y) = UsedElsewhereByOneSampleAlone().double(), samples(8)
+    x[:4, 0], x[4:, 0] = -1, 2
+    assert factored(model, (x[:4], y[:4])) == BOTH
+    assert factored(model, (x, y)) == LAST
+    assert_same(importance(model, (x, y)), by_loops(model, (x, y)))
+
+
+# Compiled models, and what is left behind.
+
+
+def test_of_a_model_with_a_compiled_part_gradients_are_kept_whole() -> None:
+    data, compiled = samples(), 0
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        nonlocal compiled
+        compiled += 1
+        return graph.forward
+
+    def inside(part: Any) -> nn.Module:
+        return nn.Sequential(part, nn.Linear(3, 3).double())
+
+    plain = Two().double()
+    in_place, layer = copy.deepcopy(plain), copy.deepcopy(plain)
+    in_place.compile(backend=backend)
+    layer.a.compile(backend=backend)
+    wrapped: Any = torch.compile(copy.deepcopy(plain), backend=backend)
+    for model in (inside(in_place), inside(layer), inside(wrapped)):
+        theta = dict(model.named_parameters())
+        assert linear_layers(model, theta) == {}
+        compiled = 0
+        _SideBySide(model, theta, F.cross_entropy, torch.square)((*data, torch.ones(9)))
+        assert compiled <= 1
+    assert list(linear_layers(plain, dict(plain.named_parameters()))) == BOTH
+
+
+def test_a_layer_runs_as_it_did_afterwards() -> None:
+    torch.manual_seed(3)
+    for make in (Two, OwnForward):
+        model, data = make().double(), samples()
+        own, before = vars(model.a).get("forward"), model(data[0])
+        importance(model, data)
+        assert vars(model.a).get("forward") is own
+        assert torch.equal(model(data[0]), before)
+
+        def fails(_: Tensor, __: Tensor) -> Tensor:
+            raise KeyError("mine")
+
+        with pytest.raises(KeyError, match="mine"):
+            importance(model, data, loss=fails)
+        assert vars(model.a).get("forward") is own
+        assert torch.equal(model(data[0]), before)
+
+
+def test_activation_checkpointing_goes_one_by_one() -> None:
     class Checkpointed(Two):
         def forward(self, x: Tensor) -> Tensor:
-            hidden = checkpoint(self.a, x, use_reentrant=False)
-            # The weight is used elsewhere, so that there is a way back through the layer when it is looked for.
-            logits: Tensor = self.b(torch.tanh(hidden)) + self.a.weight.sum()
-            return logits * self.a.weight.mean()
+            logits: Tensor = self.b(torch.tanh(checkpoint(self.a, x, use_reentrant=False)))
+            return logits
 
-    torch.manual_seed(3)
     model, data = Checkpointed().double(), samples()
-    assert found_in(model, data) == ["b.weight"]
     with pytest.warns(si.SynapseWarning, match="vmap cannot run this model.*saved tensor hooks"):
         found = importance(model, data)
     assert_same(found, by_loops(model, data))
@@ -301,21 +494,42 @@ def test_activation_checkpointing_runs_layers_once_more_on_the_way_back() -> Non
 # Precision and memory.
 
 
-def test_autocast_inside_the_model() -> None:
-    class Autocast(Two):
-        def forward(self, x: Tensor) -> Tensor:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                logits: Tensor = super().forward(x)
-            return logits.float()
+class Autocast(Two):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits: Tensor = super().forward(x)
+        return logits.float()
 
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [Two, Autocast])
+@pytest.mark.filterwarnings("ignore:.*(bfloat16|float16):synaptic_intelligence.SynapseWarning")
+def test_numbers_of_few_digits(make: Callable[[], nn.Module], dtype: torch.dtype) -> None:
     torch.manual_seed(3)
-    model, (x, y) = Autocast(), samples()
-    data = x.float(), y
-    assert found_in(model, data) == ["a.weight", "b.weight"]
-    plain = Two()
-    plain.load_state_dict(model.state_dict())
-    # bfloat16 has 8 bits: its rounding, 2**-8, comes in by two factors, squared, and by activations.
-    assert_same(importance(model, data), by_loops(plain, data), 8 * 2**-8)
+    model, (x, y) = make().to(dtype), samples()
+    data = x.to(dtype), y
+    assert factored(model, data) == BOTH
+    exact = Two().double()
+    exact.load_state_dict(model.state_dict())
+    found = importance(model, data)
+    coarsest = torch.finfo(torch.bfloat16 if make is Autocast else dtype).eps
+    # By rows, outputs, activations and gradients, and squared.
+    assert_same({name: t.double() for name, t in found.items()}, by_loops(exact, (data[0].double(), y)), 8 * coarsest)
+
+
+def test_gradients_of_16_bits_are_squared_with_the_digits_of_32() -> None:
+    model = nn.Linear(1, 1, bias=False).half()
+    nn.init.constant_(model.weight, 1.0)
+    # The gradient is 300 * 1, whose square float16 does not know; the row is 300 as well.
+    theta = dict(model.named_parameters())
+    data = torch.full((1, 1), 300.0, dtype=torch.float16), torch.zeros(1), torch.ones(1)
+
+    def run(parameters: Any, x: Tensor, y: Tensor) -> Tensor:
+        output: Tensor = functional_call(model, parameters, (x[None],))
+        return output.sum()
+
+    (found,) = sums_of_factors(run, theta, {"weight": model}, torch.square, data).values()
+    assert (found.item(), found.dtype) == (90000.0, torch.float32)
 
 
 def test_nothing_larger_than_the_parameters_is_made() -> None:

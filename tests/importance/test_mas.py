@@ -194,12 +194,19 @@ def test_an_output_whose_square_overflows_is_fine() -> None:
     assert found["weight"].item() == 600
 
 
-class Whole(nn.Linear):
-    """A linear layer, but not torch's own, so that its gradients are not kept as factors."""
+class Whole(nn.Module):
+    """A linear layer, but none of torch's, so that its gradients are not kept as factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(30, 40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T
 
 
 def test_no_more_gradients_than_a_chunk_are_held_at_once() -> None:
-    model, chunk_size = Whole(40, 30, bias=False), 4
+    model, chunk_size = Whole(), 4
     with Largest() as largest:
         importance(model, [(torch.randn(32, 40), torch.zeros(32))], chunk_size=chunk_size)
     assert largest.elements == chunk_size * model.weight.numel()

@@ -95,6 +95,18 @@ def test_intervals_only_over_several_seeds(make_result: Callable[..., Result]) -
 
 
 @pytest.mark.parametrize("tasks", [3, 7])
+def test_what_is_drawn_as_a_level_takes_no_room_for_an_interval(tasks: int, make_result: Callable[..., Result]) -> None:
+    result = make_result(tasks=tasks, seeds=3, strengths=(1.0,), rivals=(("joint", None),))
+    for run in result.runs:
+        for row in run.accuracy:
+            row[:] = [0.55 + 0.2 * run.seed if run.method == "joint" else 0.7] * tasks
+    # 0.75 ± 0.50, and chance at 0.5.
+    figure = draw_figure(result)
+    assert 0.3 < figure.axes[-1].get_ylim()[0] < 0.5
+    assert set(np.asarray(level(figure.axes[-1], "all tasks at once").get_ydata(), float).round(12)) == {0.75}
+
+
+@pytest.mark.parametrize("tasks", [3, 7])
 def test_intervals_are_cut_only_where_no_accuracy_can_be(tasks: int, make_result: Callable[..., Result]) -> None:
     result = make_result(tasks=tasks, seeds=3, strengths=(1.0,))
     for run in result.runs:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from synaptic_intelligence.experiments.plan import EpochDone, Job, JobStarted, Message, Plan, Record, TaskDone
-from synaptic_intelligence.result import AT_ONCE
 
 _LONGEST_SILENCE = 30.0  # seconds
 
@@ -95,7 +94,7 @@ class _Tally:
         return sum(self.done_of.values())
 
     def where(self, message: TaskDone | EpochDone) -> str:
-        return "all tasks" if _at_once(message.job) else f"task {message.task + 1}/{len(self.plan.task_names)}"
+        return "all tasks" if message.job.all_at_once else f"task {message.task + 1}/{len(self.plan.task_names)}"
 
     def epochs(self, job: Job) -> int:
         return len(self.plan.stages(job)) * self.plan.settings.epochs
@@ -139,7 +138,7 @@ class _Tally:
 
     def _images(self, job: Job, epoch: int) -> int:
         """Return how many images an epoch of a job has, epochs counted from the job's first."""
-        if _at_once(job):
+        if job.all_at_once:
             return sum(self.sizes)
         return self.sizes[self.plan.stages(job).start + epoch // self.plan.settings.epochs]
 
@@ -156,7 +155,7 @@ class _Lines:
         self.tally.note(message)
         if isinstance(message, TaskDone):
             names, record = self.tally.plan.task_names, message.record
-            at_once = _at_once(message.job)
+            at_once = message.job.all_at_once
             name = "" if at_once else f" ({names[message.task]})"
             learnt = record.accuracy[-1][: None if at_once else message.task + 1]
             self._print(
@@ -179,10 +178,6 @@ class _Lines:
         share = f"{self.tally.share:.0%} of the run is done"
         # Not through rich, which would break the lines.
         print(f"{what}; {share}" + (f", about {_left(left)}" if left else ""), flush=True)
-
-
-def _at_once(job: Job) -> bool:
-    return job.method is not None and job.method.name == AT_ONCE
 
 
 def _left(seconds: float | None) -> str:

@@ -34,7 +34,6 @@ from synaptic_intelligence.experiments.plan import (
     taken_over,
 )
 from synaptic_intelligence.importance import Fisher
-from synaptic_intelligence.result import AT_ONCE
 from synaptic_intelligence.tasks import Stream, Task
 from synaptic_intelligence.train import as_input, evaluate, train_epoch
 
@@ -142,9 +141,7 @@ class _Trainer:
 
     def data(self, task: int) -> Task:
         """Return what is learnt in this stage: a task, or all of them at once."""
-        if self.job.method is None or self.job.method.name != AT_ONCE:
-            return self.stream[task]
-        return _union(self.stream)
+        return _union(self.stream) if self.job.all_at_once else self.stream[task]
 
     def sample(self, task: int) -> list[tuple[Tensor, Tensor]]:
         """Return the images from which the Fisher information of a task is estimated."""

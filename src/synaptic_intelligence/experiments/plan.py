@@ -35,6 +35,11 @@ class Job:
         """The job that must be done before this one."""
         return Job(self.seed, None) if self.method is not None and self.method.shares_first_task else None
 
+    @property
+    def all_at_once(self) -> bool:
+        """Whether all tasks are one stage, their images shuffled together."""
+        return self.method is not None and self.method.name == AT_ONCE
+
     def __str__(self) -> str:
         return f"seed {self.seed}, {self.method or 'first task'}"
 
@@ -92,7 +97,7 @@ class Plan:
 
     def stages(self, job: Job) -> range:
         """The numbers of the tasks that ``job`` trains, counted from 0; all tasks at once are one stage."""
-        if job.method is None or job.method.name == AT_ONCE:
+        if job.method is None or job.all_at_once:
             return range(1)
         return range(1 if job.method.shares_first_task else 0, self.settings.tasks)
 

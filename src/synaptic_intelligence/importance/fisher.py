@@ -29,8 +29,8 @@ class Fisher:
         model: the network whose parameters are protected; called with a batch of inputs.
         loss: ``loss(output, target)``, the negative log-likelihood of a batch, such as ``F.cross_entropy``.
         kind: ``"exact"`` (needs outputs ``[samples, classes]`` that are logits) or ``"empirical"``.
-        chunk_size: samples whose gradients are held at the same time, so memory is ``chunk_size`` times the parameters;
-            those of linear layers that take one row of each sample are held as two factors, which are far smaller.
+        chunk_size: samples whose gradients are held at the same time, so memory is ``chunk_size`` times the parameters.
+            Those of linear layers that take one row of each sample are held as two factors, which are far smaller.
 
     Raises:
         ValueError: ``kind`` is unknown, or ``chunk_size`` is not a positive whole number.

@@ -2,150 +2,194 @@
 
 A sample's gradient by the weight of a linear layer is the outer product of the gradient by the layer's output and the
 layer's input. A function of it that is multiplicative, such as the square or the absolute value, is that of both, and
-the sum over samples is a product of two thin matrices: what is as large as the parameters is then held once, and not
-once for each sample.
+the sum over samples is a product of two thin matrices: what is as large as the parameters is then held a few times,
+and not once for each sample.
+
+That is so for a layer that runs once, on one row of each sample, and whose parameters do nothing else. Whether they do
+is not looked for in the model, but proved: the gradient of all samples together, which autograd gives, must be the sum
+of the products. Unequal shares of the samples in it keep what is missing from adding up to nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.func import grad, vmap
+
+Run = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
+"""Of parameters, one input and one target: the objective of that sample."""
+
+Of = Callable[[Tensor], Tensor]
+"""Of gradients ``[samples, ...]``, element by element, and multiplicative: that of a product is the product of both."""
+
+_Pair = tuple[Tensor, Tensor]
 
 
-@final
-@dataclass(frozen=True)
-class LinearLayer:
-    """A linear layer that takes one row of each sample, and whose parameters are used there alone.
+def linear_layers(model: nn.Module, theta: Mapping[str, Tensor]) -> dict[str, nn.Linear]:
+    """Return the linear layers whose weight counts, by its name; none of a model of which a part is compiled.
 
-    Attributes:
-        module: the layer.
-        weight: the name of its weight in the model.
-        bias: that of its bias; None where it has none that counts.
-        output: an output, of one sample.
-
-    Example:
-        >>> LinearLayer(nn.Linear(2, 3), "0.weight", "0.bias", torch.zeros(1, 3)).bias
-        '0.bias'
-    """
-
-    module: nn.Linear
-    weight: str
-    bias: str | None
-    output: Tensor
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The parameters of the layer that count, by their names in the model."""
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
-
-
-def find_linear_layers(
-    model: nn.Module, theta: Mapping[str, Tensor], run: Callable[[], Tensor]
-) -> dict[str, LinearLayer]:
-    """Return the linear layers whose gradients are products of two factors, by the names of their weights.
-
-    Left out is a layer of a subclass or with a forward of its own, one that is compiled, one that runs more than once
-    or on more than one row for each sample, and one whose parameters are used elsewhere as well.
+    A compiled part is left alone, as it would be compiled anew for layers that are watched.
 
     Args:
         model: the whole network.
         theta: the parameters that count, by their names in the model.
-        run: calls the model with one sample, a batch of one, and gives its objective.
 
     Example:
-        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (3, 1)), nn.Linear(1, 2))
-        >>> theta = dict(model.named_parameters())
-        >>> list(find_linear_layers(model, theta, lambda: model(torch.ones(1, 4)).sum()))  # the last has three rows
-        ['0.weight']
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Conv1d(1, 1, 2))
+        >>> linear_layers(model, dict(model.named_parameters()))
+        {'0.weight': Linear(in_features=4, out_features=3, bias=True)}
     """
-    candidates = {name: module for name, module in _plain_layers(model) if name in theta}
-    rows: dict[str, list[Tensor]] = {name: [] for name in candidates}
-    outputs: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        for name, module in candidates.items():
-
-            def forward(x: Tensor, name: str = name, module: nn.Linear = module) -> Tensor:
-                rows[name].append(x)
-                # Detached, so that a gradient tells of another use.
-                bias = None if module.bias is None else module.bias.detach()
-                outputs[name] = linear(x, module.weight.detach(), bias)
-                return outputs[name]
-
-            stack.enter_context(_instead(module, forward))
-        objective = run()
-        once = [name for name, taken in rows.items() if len(taken) == 1 and _is_row(taken[0])]
-        found = {}
-        for name in once:
-            bias = f"{name.removesuffix('weight')}bias"
-            found[name] = LinearLayer(candidates[name], name, bias if bias in theta else None, outputs[name].detach())
-        own = {name: theta[name] for layer in found.values() for name in layer.names}
-        if not (own and objective.requires_grad):
-            return found
-        # Inside, as layers may run once more on the way back (activation checkpointing).
-        gradients = torch.autograd.grad(objective, list(own.values()), allow_unused=True)
-    elsewhere = {name for name, gradient in zip(own, gradients, strict=True) if gradient is not None}
-    return {name: layer for name, layer in found.items() if elsewhere.isdisjoint(layer.names)}
+    modules = dict(model.named_modules())
+    if any(isinstance(m, torch._dynamo.OptimizedModule) or m._compiled_call_impl is not None for m in modules.values()):
+        return {}
+    weights = {f"{name}.weight".removeprefix("."): module for name, module in modules.items()}
+    return {name: module for name, module in weights.items() if isinstance(module, nn.Linear) and name in theta}
 
 
-@contextmanager
-def factors_kept(layers: Mapping[str, LinearLayer], shifts: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Return a context in which layers add a shift to their output, and keep their input, a row.
+def sums_of_factors(
+    run: Run,
+    theta: Mapping[str, Tensor],
+    layers: Mapping[str, nn.Linear],
+    of: Of,
+    data: tuple[Tensor, Tensor, Tensor],
+) -> dict[str, Tensor]:
+    """Return ``sum_i weight_i * of(gradient_i)`` for the parameters of those layers where it is that of the factors.
 
-    The gradient by the shift is that by the output.
+    Args:
+        run: runs the model; see its type.
+        theta: the parameters that count, by name.
+        layers: the layers that are tried, by the name of their weight.
+        of: see its type.
+        data: inputs, targets and the weight of each sample.
 
     Raises:
-        RuntimeError: on leaving, where a layer did not run once and on one row.
+        RuntimeError: vmap cannot run the model, or not with layers that are watched.
 
     Example:
-        >>> model = nn.Linear(2, 1)
-        >>> layers = {"weight": LinearLayer(model, "weight", "bias", torch.zeros(1, 1))}
-        >>> with factors_kept(layers, {"weight": torch.ones(1)}) as rows:
-        ...     shifted = model(torch.ones(1, 2))
-        >>> (shifted - model(torch.ones(1, 2))).round().tolist(), rows["weight"].tolist()
-        ([[1.0]], [[1.0, 1.0]])
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> run = lambda theta, x, y: (torch.func.functional_call(layer, theta, (x[None],)) * y).sum()
+        >>> data = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([1.0, 2.0]), torch.ones(2)
+        >>> theta = dict(layer.named_parameters())
+        >>> sums_of_factors(run, theta, {"weight": layer}, torch.square, data)  # gradients (1, 2) and (6, 0)
+        {'weight': tensor([[37.,  4.]])}
     """
-    rows: dict[str, Tensor] = {}
-    runs = 0
-    with ExitStack() as stack:
-        for name, layer in layers.items():
+    # A sample without weight counts for nothing, also where its objective is infinite and has no gradient.
+    x, y, weight = (part[data[2] != 0] for part in data)
+    if not layers or not len(x):
+        return {}
+    watched = _Watched(layers, theta)
+    constant = {name: parameter.detach() for name, parameter in theta.items()}
+    shares = torch.linspace(1, 2, len(x), dtype=torch.float64, device=weight.device)
 
-            def forward(x: Tensor, name: str = name, module: nn.Linear = layer.module) -> Tensor:
-                nonlocal runs
-                runs, rows[name] = runs + 1, x
-                return linear(x, module.weight, module.bias) + shifts[name]
+    def together(own: dict[str, Tensor], shifts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        def one(shift: dict[str, Tensor], one_x: Tensor, one_y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            with watched.while_running(shift) as rows:
+                objective = run({**constant, **own}, one_x, one_y)
+            return objective, rows
 
-            stack.enter_context(_instead(layer.module, forward))
-        yield rows
-    if runs != len(layers) or set(rows) != set(layers) or not all(map(_is_row, rows.values())):
-        raise RuntimeError("the model does not run for all samples as it does for one")
+        objectives, rows = vmap(one)(shifts, x, y)
+        return (objectives * shares.to(objectives.dtype)).sum(), rows
+
+    own = {name: constant[name] for names in watched.names.values() for name in names}
+    shifts = {name: layer.weight.new_zeros(len(x), layer.out_features) for name, layer in layers.items()}
+    with torch.no_grad():  # `grad` records inside
+        (gradients, of_outputs), rows = grad(together, argnums=(0, 1), has_aux=True)(own, shifts)
+    found: dict[str, Tensor] = {}
+    for name, row in rows.items():
+        dtype = torch.promote_types(torch.promote_types(own[name].dtype, row.dtype), torch.float32)
+        outputs, inputs = of_outputs[name].to(dtype), row[:, 0].to(dtype)
+        of_weight, *of_bias = watched.names[name]
+        factors = {of_weight: (outputs, inputs), **dict.fromkeys(of_bias, (outputs, torch.ones_like(inputs[:, :1])))}
+        coarsest = max(watched.coarsest[name], *(torch.finfo(each.dtype).eps for each in (own[name], row)))
+        if not all(_is_sum(gradients[each], pair, coarsest) for each, pair in factors.items()):
+            continue
+        scale = weight.to(dtype) / of(shares.to(dtype))  # of the outputs' gradients, which have the shares in them
+        sums = {
+            each: ((scale[:, None] * of(left)).T @ of(right)).reshape(own[each].shape)
+            for each, (left, right) in factors.items()
+        }
+        # The squares of factors can be too large where that of their product is not.
+        if all(bool(total.sum().isfinite()) for total in sums.values()):
+            found.update(sums)
+    return found
+
+
+@final
+class _Watched:
+    """Linear layers that add a shift to what they give, and tell of the row that they take.
+
+    Attributes:
+        names: those of the parameters of each layer that count, by the name of its weight, which is the first.
+        coarsest: the precision in which each layer computes.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Linear], theta: Mapping[str, Tensor]) -> None:
+        self.layers, self.coarsest = layers, dict.fromkeys(layers, 0.0)
+        biases = {weight: f"{weight.removesuffix('weight')}bias" for weight in layers}
+        self.names = {weight: [weight, bias] if bias in theta else [weight] for weight, bias in biases.items()}
+
+    @contextmanager
+    def while_running(self, shifts: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Return a context, and what on leaving has the rows of those layers that ran once and on one row."""
+        taken: dict[str, list[Tensor]] = {name: [] for name in self.layers}
+        rows: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            for name, layer in self.layers.items():
+                stack.enter_context(_instead(layer, self._forward(name, layer.forward, shifts[name], taken[name])))
+            yield rows
+        rows.update({name: each[0] for name, each in taken.items() if len(each) == 1 and _is_row(each[0])})
+
+    def _forward(
+        self, name: str, forward: Callable[..., Any], shift: Tensor, taken: list[Tensor]
+    ) -> Callable[..., Any]:
+        def shifted(*args: Any, **kwargs: Any) -> Any:
+            given, output = args[0] if args else kwargs.get("input"), forward(*args, **kwargs)
+            if not (isinstance(given, Tensor) and isinstance(output, Tensor) and output.shape[-1:] == shift.shape):
+                return output
+            taken.append(given)
+            self.coarsest[name] = max(torch.finfo(dtype).eps for dtype in _computed_in(output))
+            return output + shift.to(output.dtype)
+
+        return shifted
+
+
+def _computed_in(output: Tensor) -> list[torch.dtype]:
+    """Return the dtype of an output, and that of autocast, whose products may be added to a bias in float32."""
+    kind = output.device.type
+    return [output.dtype, *([torch.get_autocast_dtype(kind)] if torch.is_autocast_enabled(kind) else [])]
 
 
 def _is_row(x: Tensor) -> bool:
     return x.ndim == 2 and len(x) == 1
 
 
-def _plain_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Yield the linear layers that run as torch has them run, by the names of their weights."""
-    modules = dict(model.named_modules())
-    if any(isinstance(module, torch._dynamo.OptimizedModule) for module in modules.values()):
-        return
-    for name, module in modules.items():
-        compiled = getattr(module, "_compiled_call_impl", None) is not None
-        if type(module) is nn.Linear and "forward" not in vars(module) and not compiled:
-            yield f"{name}.weight".removeprefix("."), module
+def _is_sum(gradient: Tensor, factors: _Pair, coarsest: float) -> bool:
+    """Return whether a gradient is the sum of the products of factors, but for rounding."""
+    left, right = factors
+    expected, sizes = left.T @ right, left.abs().T @ right.abs()
+    # Numbers of 16 bits are rounded to these once or twice, sums in float32 once for each term.
+    fast = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}[torch.get_float32_matmul_precision()]
+    wide, narrow = torch.finfo(left.dtype), torch.finfo(gradient.dtype)
+    relative = len(left) * wide.eps + 4 * max(coarsest, fast)
+    least = len(left) * wide.smallest_normal + 4 * narrow.eps * narrow.smallest_normal
+    # In place, as all of this is as large as the parameters.
+    apart = expected.sub_(gradient.reshape(expected.shape)).abs_()
+    return bool((apart <= sizes.mul_(relative).add_(least)).all())
 
 
 @contextmanager
-def _instead(module: nn.Linear, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _instead(layer: nn.Linear, forward: Callable[..., Any]) -> Iterator[None]:
     """Return a context in which a layer computes ``forward``: inside of all hooks, which see what it gives."""
-    module.forward = forward  # type: ignore[method-assign, assignment]
+    own = vars(layer).get("forward")
+    layer.forward = forward  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del module.forward
+        if own is None:
+            del layer.forward
+        else:
+            layer.forward = own  # type: ignore[method-assign]

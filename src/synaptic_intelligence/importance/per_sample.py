@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, final
 
 import torch
 import torch.distributed as dist
@@ -13,7 +14,7 @@ from torch.func import functional_call, grad, vmap
 from synaptic_intelligence.errors import SynapseError, warn
 from synaptic_intelligence.importance.data import bare, batches, group_of, in_turn, reshard, undisturbed
 from synaptic_intelligence.importance.estimator import TaskEnd
-from synaptic_intelligence.importance.linear_layers import factors_kept, find_linear_layers
+from synaptic_intelligence.importance.linear_layers import Of, linear_layers, sums_of_factors
 from synaptic_intelligence.sharding import is_sharded, local, placed_like
 
 Objective = Callable[[Any, Tensor], Tensor]
@@ -22,10 +23,7 @@ Objective = Callable[[Any, Tensor], Tensor]
 Targets = Callable[[nn.Module, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
 """Of the model, a chunk of inputs and its targets: targets in their place, with the weight of each sample."""
 
-Of = Callable[[Tensor], Tensor]
-"""Of gradients ``[samples, ...]``, element by element, and multiplicative: that of a product is the product of both."""
-
-_Sums = Callable[[nn.Module, Mapping[str, Tensor], Objective, Of, tuple[Tensor, Tensor, Tensor]], Mapping[str, Tensor]]
+_Data = tuple[Tensor, Tensor, Tensor]
 
 
 def mean_over_samples(
@@ -74,21 +72,22 @@ def mean_over_samples(
     total = {name: torch.zeros_like(anchor) for name, anchor in end.anchor.items()}  # omega may have few digits
     sharded = any(map(is_sharded, theta.values()))
     samples = 0
-    sums: _Sums = _one_by_one if sharded else _side_by_side
+    loop = partial(_one_by_one, inner, theta, objective, of)
+    sums: Callable[[_Data], Mapping[str, Tensor]] = loop if sharded else _SideBySide(inner, theta, objective, of)
     found_in = in_turn(batches(end.data), group) if sharded else batches(end.data)
     with undisturbed(inner, group), torch.enable_grad():
         for inputs, labels in found_in:
             for x, y in zip(inputs.split(chunk_size), labels.split(chunk_size), strict=True):
                 for target, weight in targets(inner, x, y):
                     try:
-                        found = sums(inner, theta, objective, of, (x, target, weight))
+                        found = sums((x, target, weight))
                     except RuntimeError as reason:
-                        if sums == _one_by_one or isinstance(reason, torch.OutOfMemoryError):
+                        if sums is loop or isinstance(reason, torch.OutOfMemoryError):
                             raise
                         # What vmap cannot run (control flow that depends on data, an old autograd.Function, random
                         # numbers) is the same sum one sample at a time; a mistake of the user's own raises there.
-                        sums = _one_by_one
-                        found = sums(inner, theta, objective, of, (x, target, weight))
+                        sums = loop
+                        found = sums((x, target, weight))
                         _warn_of_loop(estimator, reason)
                     for place, value in found.items():
                         local(total[names[place]]).add_(value)
@@ -154,40 +153,74 @@ def wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _side_by_side(
-    model: nn.Module, theta: Mapping[str, Tensor], objective: Objective, of: Of, data: tuple[Tensor, Tensor, Tensor]
-) -> Mapping[str, Tensor]:
-    """Return the weighted sum over samples of a function of each sample's gradient."""
-    x, y, weight = data
-    layers = find_linear_layers(model, theta, lambda: objective(model(x[:1]), y[:1]))
-    owned = {name for layer in layers.values() for name in layer.names}
-    detached = {name: parameter.detach() for name, parameter in theta.items()}
+@final
+class _SideBySide:
+    """Weighted sums over samples of a function of each one's gradient, by vmap; in linear layers of its two factors."""
 
-    def of_sample(
-        parameters: dict[str, Tensor], shifts: dict[str, Tensor], one_x: Tensor, one_y: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        with factors_kept(layers, shifts) as rows:
-            output = functional_call(model, {**detached, **parameters}, (one_x[None],))
-        return objective(output, one_y[None]), rows
+    def __init__(self, model: nn.Module, theta: Mapping[str, Tensor], objective: Objective, of: Of) -> None:
+        self.theta, self.of = theta, of
+        self.layers = linear_layers(model, theta)
+        self.both = _Both(model, objective)
+        names = {id(parameter): name for name, parameter in theta.items()}
+        # Every place once: functional_call spoils a module that it is told of under two names.
+        self.places = {
+            f"{prefix}.{attribute}": names[id(parameter)]
+            for prefix, module in self.both.named_modules()
+            for attribute, parameter in module._parameters.items()
+            if id(parameter) in names
+        }
 
-    others = {name: parameter for name, parameter in detached.items() if name not in owned}
-    no_shifts = {name: torch.zeros_like(layer.output[0]) for name, layer in layers.items()}
-    of_samples = vmap(grad(of_sample, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0, 0))
-    # `grad` records inside; outside, parameters that are not protected would hang every chunk's graph on the sum.
-    with torch.no_grad():
-        (gradients, of_outputs), rows = of_samples(others, no_shifts, x, y)
-    total = {name: _weighted(g, weight, of) for name, g in gradients.items()}
-    for name, layer in layers.items():
-        total[layer.weight] = _weighted(of_outputs[name], weight, of, rows[name][:, 0])
-        if layer.bias is not None:
-            total[layer.bias] = _weighted(of_outputs[name], weight, of)
-    return total
+    def __call__(self, data: _Data) -> Mapping[str, Tensor]:
+        x, y, weight = data
+        found = self._of_linear_layers(data)
+        constant = {name: parameter.detach() for name, parameter in self.theta.items()}
+        others = {name: parameter for name, parameter in constant.items() if name not in found}
+        if not others:
+            return found
+
+        def of_sample(parameters: dict[str, Tensor], one_x: Tensor, one_y: Tensor) -> Tensor:
+            return self._run({**constant, **parameters}, one_x, one_y)
+
+        # `grad` records inside; outside, parameters that are not protected would hang every chunk's graph on the sum.
+        with torch.no_grad():
+            gradients = vmap(grad(of_sample), in_dims=(None, 0, 0))(others, x, y)
+        return {**found, **{name: _weighted(g, weight, self.of) for name, g in gradients.items()}}
+
+    def _of_linear_layers(self, data: _Data) -> dict[str, Tensor]:
+        """Return the sums of the layers whose gradients are products; what is none once is not tried again."""
+        if not self.layers or not bool(data[2].any()):
+            return {}
+        try:
+            found = sums_of_factors(self._run, self.theta, self.layers, self.of, data)
+        except RuntimeError as reason:
+            if isinstance(reason, torch.OutOfMemoryError):
+                raise
+            found = {}  # a layer that is differentiated inside the model cannot be watched, for instance
+        self.layers = {name: layer for name, layer in self.layers.items() if name in found}
+        return found
+
+    def _run(self, parameters: Mapping[str, Tensor], one_x: Tensor, one_y: Tensor) -> Tensor:
+        at = {place: parameters[name] for place, name in self.places.items()}
+        objective: Tensor = functional_call(self.both, at, (one_x[None], one_y[None]), tie_weights=False)
+        return objective
+
+
+@final
+class _Both(nn.Module):
+    """A model and what is made of its output, which may read the model's parameters as well."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.objective(self.model(x), y)
 
 
 def _one_by_one(
-    model: nn.Module, theta: Mapping[str, Tensor], objective: Objective, of: Of, data: tuple[Tensor, Tensor, Tensor]
+    model: nn.Module, theta: Mapping[str, Tensor], objective: Objective, of: Of, data: _Data
 ) -> Mapping[str, Tensor]:
-    """Return what :func:`_side_by_side` does, by one backward pass for each sample."""
+    """Return what :class:`_SideBySide` does, by one backward pass for each sample."""
     total: dict[str, Tensor] = {}
     for one_x, one_y, one_weight in zip(*(part.split(1) for part in data), strict=True):
         gradients = _gradients(objective(model(one_x), one_y), model, list(theta.values()))
@@ -208,19 +241,15 @@ def _gradients(loss: Tensor, model: nn.Module, parameters: list[Tensor]) -> list
     return [None if p.grad is None else local(placed_like(p.grad, p)) for p in parameters]
 
 
-def _weighted(gradients: Tensor, weight: Tensor, of: Of, rows: Tensor | None = None) -> Tensor:
-    """Return ``sum_i weight_i * of(gradients_i)``, float32 or wider; with rows, of the outer products with these."""
+def _weighted(gradients: Tensor, weight: Tensor, of: Of) -> Tensor:
+    """Return ``sum_i weight_i * of(gradients_i)``, float32 or wider."""
     dtype = wide(gradients)
     # A target without weight counts for nothing, also where its objective is infinite and has no gradient.
     counts = weight != 0
     if not bool(counts.all()):
         gradients, weight = gradients[counts], weight[counts]
-        rows = None if rows is None else rows[counts]
-    if rows is not None:
-        total: Tensor = (weight.to(dtype)[:, None] * of(gradients.to(dtype))).T @ of(rows.to(dtype))
-        return total
     # One copy of the gradients and no more: they are samples times parameters, and memory is what takes time.
-    total = torch.tensordot(weight.to(dtype), of(gradients.to(dtype)), dims=1)
+    total: Tensor = torch.tensordot(weight.to(dtype), of(gradients.to(dtype)), dims=1)
     return total
 
 

@@ -25,11 +25,12 @@ _WIDTH, _HEADER, _AXIS = 9.0, 1.05, 0.5  # inches
 def draw_figure(result: Result) -> Figure:
     """Draw accuracy against the number of tasks learnt: a panel for each task, and one for the average.
 
-    Each line is one method: the mean over its complete runs, with 95 % intervals if there are several, cut at the
-    accuracies that are possible. A method that learns all tasks at once is a level dashed line. The faint dashed line
-    is chance. Of more than six tasks there are three panels: the first task, as what is kept; the newest, when it has
-    just been learnt, as what can still be learnt, on a scale of its own; and the average. The scales are logarithmic in
-    the error, as methods that forget little and one that forgets nearly all lie far apart by then.
+    Each line is one method: the mean over its complete runs, with 95 % intervals if there are several, cut a little
+    beyond the accuracies that are possible. A method that learns all tasks at once is a level dashed line, its mean.
+    The faint dashed line is chance. Of more than six tasks there are three panels: the first task, as what is kept;
+    the newest, when it has just been learnt, as what can still be learnt, on a scale of its own; and the average. The
+    scales are logarithmic in the error, as methods that forget little and one that forgets nearly all lie far apart by
+    then.
 
     Example:
         >>> figure = draw_figure(Result(
@@ -52,9 +53,9 @@ def draw_figure(result: Result) -> Figure:
         figure = Figure(figsize=(_WIDTH, height))
         left, right, between = (0.66, _WIDTH - 0.45, 0.24) if many else (0.55, _WIDTH - 0.45, 0.14)
         figure.subplots_adjust(left / _WIDTH, bottom / height, right / _WIDTH, 1 - header / height, wspace=between)
-        curves = [[s.curves[j] if s.curves else [s.final[j]] for s in summaries] for j in range(tasks)]
+        curves = [[s.curves[j] if s.curves else _level(s.final[j]) for s in summaries] for j in range(tasks)]
         panels = [(f"task {j}", result.task_names[j - 1], j, of_task) for j, of_task in enumerate(curves, 1)]
-        panels.append(("average", "of the tasks learnt", 1, [s.average_curve or [s.average] for s in summaries]))
+        panels.append(("average", "of the tasks learnt", 1, [s.average_curve or _level(s.average) for s in summaries]))
         if many:
             panels.insert(1, ("newest task", "just learnt; own scale", 1, [s.just_learnt for s in summaries]))
         figure.subplots(1, len(panels), sharex=True, sharey=not many)
@@ -102,8 +103,13 @@ def _lines(ax: Axes, first: int, summaries: list[Summary], curves: list[list[Est
         ax.errorbar(x, means, intervals or None, zorder=3, color=shown, marker=marker, label=name)
 
 
+def _level(estimate: Estimate) -> list[Estimate]:
+    """Return what is drawn where there is no curve: a mean alone."""
+    return [Estimate(estimate.mean, None)]
+
+
 def _range(curves: list[list[Estimate]], levels: list[float]) -> tuple[float, float]:
-    """Return the lowest and the highest accuracy of all intervals and levels."""
+    """Return the lowest and the highest accuracy of all intervals and levels, of those that are possible."""
     shown = [(estimate.mean, estimate.half_width or 0.0) for curve in curves for estimate in curve]
     low = min([*levels, *(mean - half_width for mean, half_width in shown)])
     high = max([*levels, *(mean + half_width for mean, half_width in shown)])
