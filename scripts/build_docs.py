@@ -171,7 +171,8 @@ def end_of_task(file: Path) -> str:
         whole, factors = (median(row["seconds"][form]) for form in ("whole", "factors"))
         low, middle, high = row["times_faster"]
         faster = f"{middle:.1f} ({low:.1f} to {high:.1f})"
-        lines.append(f"| {row['estimator']} | {whole:.2f} | {factors:.2f} | {faster} | {row['difference']:.0e} |")
+        name = f"{row['network']}, {row['estimator']}"
+        lines.append(f"| {name} | {whole:.3f} | {factors:.3f} | {faster} | {row['difference']:.0e} |")
     return "\n".join(
         [*lines, "", f"{found['images']} images, {threads} thread{'s' * (threads > 1)}. {_measured(file, found)}", ""]
     )

@@ -11,7 +11,7 @@ from made_up import RESULT, run
 
 from synaptic_intelligence.document import ResultError
 from synaptic_intelligence.paper.page import write_paper
-from synaptic_intelligence.paper.search import draw_search, search_rows, searched, smallest
+from synaptic_intelligence.paper.search import draw_search, said_of_search, search_rows, searched, smallest
 from synaptic_intelligence.paper.sections import SECTIONS
 from synaptic_intelligence.result import Result, write_result
 
@@ -54,6 +54,16 @@ def test_the_smallest_strength_that_is_good_is_taken() -> None:
         ("smallest strength within 0.001 of the best, synaptic intelligence", "1"),
         ("smallest strength within 0.001 of the best, EWC, and the best is the largest that was tried", "10"),
     ]
+
+
+def test_what_older_results_say_in_other_words_is_said_once() -> None:
+    older = replace(
+        EWC, deviations=["3 tasks instead of 10", "Fisher from 128 images"], started="2025-01-01T00:00:00+00:00"
+    )
+    newer = replace(EWC, runs=[run(0, "ewc", 1000.0, last=[0.9, 0.9])], started="2026-01-01T00:00:00+00:00")
+    said = "This is not the paper's protocol: 3 tasks instead of 10; Fisher from 128 images instead of our 1024."
+    for results in ([older, newer], [newer, SI, older]):
+        assert [text for text in said_of_search(results) if "protocol" in text] == [said]
 
 
 def test_a_strength_of_one_seed_has_no_interval_beside_one_of_several() -> None:

@@ -119,8 +119,9 @@ def _line(found: Sequence[Summary], method: str) -> dict[float, Estimate]:
 
 def said_of_search(results: Sequence[Result]) -> list[str]:
     """Return what a reader must know before believing the numbers."""
-    all_deviations = list(dict.fromkeys(text for result in results for text in result.deviations))
-    told = (text for result in results for text in warnings(replace(result, deviations=all_deviations)))
+    # One form has one protocol: results without EWC say less of it, and older ones may say it in other words.
+    most = max(results, key=lambda result: (len(result.deviations), result.started)).deviations
+    told = (text for result in results for text in warnings(replace(result, deviations=most)))
     return list(dict.fromkeys(told))
 
 
