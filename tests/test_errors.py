@@ -1042,6 +1042,24 @@ def _(folder: Path) -> None:
     synapses.consolidate([(torch.zeros(2, 6), torch.zeros(2))])
 
 
+def consolidate_with(loss: Any) -> None:
+    bench = fisher_bench("empirical")
+    importance = bench.synapses.importance
+    assert isinstance(importance, si.Fisher)
+    importance.loss = loss
+    bench.fails(lambda: bench.synapses.consolidate(task_batches(1, 1)))
+
+
+@case("a loss of Fisher that is no tensor", TypeError)
+def _(folder: Path) -> None:
+    consolidate_with(lambda output, target: 1.0)
+
+
+@case("a loss of Fisher that is several numbers for one sample", ValueError)
+def _(folder: Path) -> None:
+    consolidate_with(lambda output, target: output)
+
+
 @case("a model that vmap cannot run", si.SynapseWarning)
 def _(folder: Path) -> None:
     class Branches(nn.Module):

@@ -627,6 +627,28 @@ def test_errors_of_the_users_own_loss_come_through(kind: Kind, error: type[Excep
 
 
 @both_kinds
+@pytest.mark.parametrize("body", [nn.Identity, Branch], ids=["vmap", "loop"])
+@pytest.mark.filterwarnings("ignore:vmap cannot run:synaptic_intelligence.SynapseWarning")
+def test_a_loss_without_reduction_is_one_number_for_one_sample(kind: Kind, body: Callable[[], nn.Module]) -> None:
+    def each(output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target, reduction="none")
+
+    def by_class(output: Tensor, target: Tensor) -> Tensor:
+        return output - F.one_hot(target, 3)
+
+    def number(output: Tensor, target: Tensor) -> Any:
+        return 1.0
+
+    model, data = nn.Sequential(body(), nn.Linear(4 if body is nn.Identity else 3, 3)).double(), samples()
+    assert_same(importance(model, kind, data, loss=each), importance(model, kind, data))
+    assert_same(importance(model, kind, data, loss=each), plain_fisher(model, kind, data))
+    with pytest.raises(ValueError, match=r"one number for a batch of one sample, not a tensor of shape \[1, 3\]"):
+        importance(model, kind, data, loss=by_class)
+    with pytest.raises(TypeError, match="loss must return a tensor, not float"):
+        importance(model, kind, data, loss=number)
+
+
+@both_kinds
 def test_a_loss_that_is_not_finite_is_refused(kind: Kind) -> None:
     def infinite(output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target) * torch.inf

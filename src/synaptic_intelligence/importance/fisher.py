@@ -70,8 +70,9 @@ class Fisher:
 
         Raises:
             SynapseError: a protected parameter is not in the model, or the data is empty.
-            TypeError: the data is not batches of (inputs, targets).
-            ValueError: ``kind="exact"`` and the outputs are not ``[samples, classes]``.
+            TypeError: the data is not batches of (inputs, targets), or the loss is no tensor.
+            ValueError: ``kind="exact"`` and the outputs are not ``[samples, classes]``, or the loss is several numbers
+                for one sample.
         """
         found = mean_over_samples(
             end, self.model, self.loss, torch.square, self._labels, chunk_size=self.chunk_size, estimator="Fisher"

@@ -51,7 +51,8 @@ def mean_over_samples(
 
     Raises:
         SynapseError: a protected parameter is not in the model, or the data is empty.
-        TypeError: the data is not batches of (inputs, targets).
+        TypeError: the data is not batches of (inputs, targets), or the objective is no tensor.
+        ValueError: the objective is several numbers for one sample.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -214,7 +215,7 @@ class _Both(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.objective(self.model(x), y)
+        return _one_number(self.objective(self.model(x), y))
 
 
 def _one_by_one(
@@ -223,12 +224,23 @@ def _one_by_one(
     """Return what :class:`_SideBySide` does, by one backward pass for each sample."""
     total: dict[str, Tensor] = {}
     for one_x, one_y, one_weight in zip(*(part.split(1) for part in data), strict=True):
-        gradients = _gradients(objective(model(one_x), one_y), model, list(theta.values()))
+        gradients = _gradients(_one_number(objective(model(one_x), one_y)), model, list(theta.values()))
         for name, g in zip(theta, gradients, strict=True):
             if g is not None:
                 value = _weighted(g[None], one_weight, of)
                 total[name] = total[name] + value if name in total else value
     return total
+
+
+def _one_number(loss: object) -> Tensor:
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"loss must return a tensor, not {type(loss).__name__}")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"loss must return one number for a batch of one sample, not a tensor of shape {list(loss.shape)}: "
+            "return their sum"
+        )
+    return loss.reshape(())
 
 
 def _gradients(loss: Tensor, model: nn.Module, parameters: list[Tensor]) -> list[Tensor | None]:
