@@ -8,7 +8,9 @@ from pathlib import Path
 from made_up import RESULT, run
 
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows, paired_rows
+from synaptic_intelligence.paper.search import searched, smallest
 from synaptic_intelligence.paper.targets import TARGETS, Target
+from synaptic_intelligence.report.statistics import summarize
 from synaptic_intelligence.result import read_result
 
 
@@ -115,3 +117,27 @@ def test_the_committed_run_of_figure_4_says_what_the_page_says_of_it() -> None:
     assert max(abs(ours["c = 0.1"]), abs(ours["c = 0.01"])) < 0.005
     assert ours["c = 0.02"] > 0.01
     assert ours["without synapses (c = 0)"] < -0.01
+
+
+def test_the_committed_rivals_of_figure_4_do_what_the_page_says_of_them() -> None:
+    results = Path(__file__).resolve().parents[2] / "results"
+    summaries = {(s.method, s.c): s for s in summarize(read_result(results / "permuted-mnist.json"))}
+    synapses, without, sgd = (
+        [estimate.mean for estimate in summaries[method].average_curve]
+        for method in (("si", 0.1), ("si", 0.0), ("sgd-dropout", None))
+    )
+    (ewc,) = (summary for (method, _), summary in summaries.items() if method == "ewc")
+    curve = [estimate.mean for estimate in ewc.average_curve]
+    assert all(0 <= a - b < 0.004 for a, b in zip(curve[:8], synapses[:8], strict=True))
+    assert 0.005 < synapses[-1] - curve[-1] < 0.02
+    assert sgd[-1] < curve[-1] - 0.03
+    assert sgd[-1] > without[-1] + 0.3
+    found = searched([read_result(path) for path in sorted(results.glob("permuted-mnist-search-*.json"))])
+    assert ewc.c is not None
+    assert smallest(found, "ewc") == 10 * ewc.c
+    before = [summary for summary in found if summary.c != max(s.c or 0.0 for s in found)]
+    assert smallest(before, "ewc") == ewc.c
+    # What synapses of a good strength hold in the short form, and what they hold with the paper's.
+    best = {method: max(s.average.mean for s in found if s.method == method) for method in ("si", "ewc")}
+    assert 0 < best["ewc"] - best["si"] < 0.005
+    assert next(s.average.mean for s in found if (s.method, s.c) == ("si", 0.1)) < best["si"] - 0.05
