@@ -35,7 +35,7 @@ PAPER = Settings(
     batch_size=256,
     lr=1e-3,
     tasks=10,
-    rivals=("ewc:100000", "sgd-dropout", "joint"),
+    rivals=("ewc:1000000", "sgd-dropout", "joint"),
 )
 """The settings of the paper and of its authors' code.
 
