@@ -6,8 +6,11 @@ the sum over samples is a product of two thin matrices: what is as large as the 
 and not once for each sample.
 
 That is so for a layer that runs once, on one row of each sample, and whose parameters do nothing else. Whether they do
-is not looked for in the model, but proved: the gradient of all samples together, which autograd gives, must be the sum
-of the products. Unequal shares of the samples in it keep what is missing from adding up to nothing.
+is not looked for in the model, but measured: the gradient of all samples together, which autograd gives, must be the
+sum of the products, but for rounding. Unequal shares of the samples in it keep what is missing from adding up to
+nothing. What one of 64 samples lacks could still hide in the rounding of all, so that in float32 its gradient may be
+off by 4 * 64 units in the last place; where numbers are rounded to fewer digits than those of float32, too much could
+hide, and nothing is kept as factors.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ Of = Callable[[Tensor], Tensor]
 """Of gradients ``[samples, ...]``, element by element, and multiplicative: that of a product is the product of both."""
 
 _Pair = tuple[Tensor, Tensor]
+
+_UNITS = 4
+"""By how many units in the last place of the sum of sizes two sums over a chunk may differ, taken in other orders."""
 
 
 def linear_layers(model: nn.Module, theta: Mapping[str, Tensor]) -> dict[str, nn.Linear]:
@@ -78,7 +84,8 @@ def sums_of_factors(
         {'weight': tensor([[37.,  4.]])}
     """
     # A sample without weight counts for nothing, also where its objective is infinite and has no gradient.
-    x, y, weight = (part[data[2] != 0] for part in data)
+    counts = data[2] != 0
+    x, y, weight = data if bool(counts.all()) else (part[counts.to(part.device)] for part in data)
     if not layers or not len(x):
         return {}
     watched = _Watched(layers, theta)
@@ -100,19 +107,15 @@ def sums_of_factors(
         (gradients, of_outputs), rows = grad(together, argnums=(0, 1), has_aux=True)(own, shifts)
     found: dict[str, Tensor] = {}
     for name, row in rows.items():
-        dtype = torch.promote_types(torch.promote_types(own[name].dtype, row.dtype), torch.float32)
-        outputs, inputs = of_outputs[name].to(dtype), row[:, 0].to(dtype)
+        outputs, inputs = of_outputs[name], row[:, 0]
         of_weight, *of_bias = watched.names[name]
         factors = {of_weight: (outputs, inputs), **dict.fromkeys(of_bias, (outputs, torch.ones_like(inputs[:, :1])))}
-        coarsest = max(watched.coarsest[name], *(torch.finfo(each.dtype).eps for each in (own[name], row)))
-        if not all(_is_sum(gradients[each], pair, coarsest) for each, pair in factors.items()):
+        if name in watched.coarse or not all(_is_sum(gradients[each], pair) for each, pair in factors.items()):
             continue
-        scale = weight.to(dtype) / of(shares.to(dtype))  # of the outputs' gradients, which have the shares in them
-        sums = {
-            each: ((scale[:, None] * of(left)).T @ of(right)).reshape(own[each].shape)
-            for each, (left, right) in factors.items()
-        }
-        # The squares of factors can be too large where that of their product is not.
+        scale = weight.to(outputs.dtype) / of(
+            shares.to(outputs.dtype)
+        )  # the outputs' gradients have the shares in them
+        sums = {each: _sum(of, scale, pair).reshape(own[each].shape) for each, pair in factors.items()}
         if all(bool(total.sum().isfinite()) for total in sums.values()):
             found.update(sums)
     return found
@@ -124,11 +127,11 @@ class _Watched:
 
     Attributes:
         names: those of the parameters of each layer that count, by the name of its weight, which is the first.
-        coarsest: the precision in which each layer computes.
+        coarse: those that compute with fewer digits than float32 has.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], theta: Mapping[str, Tensor]) -> None:
-        self.layers, self.coarsest = layers, dict.fromkeys(layers, 0.0)
+        self.layers, self.coarse = layers, set[str]()
         biases = {weight: f"{weight.removesuffix('weight')}bias" for weight in layers}
         self.names = {weight: [weight, bias] if bias in theta else [weight] for weight, bias in biases.items()}
 
@@ -151,34 +154,51 @@ class _Watched:
             if not (isinstance(given, Tensor) and isinstance(output, Tensor) and output.shape[-1:] == shift.shape):
                 return output
             taken.append(given)
-            self.coarsest[name] = max(torch.finfo(dtype).eps for dtype in _computed_in(output))
+            if _is_coarse(given, output):
+                self.coarse.add(name)
             return output + shift.to(output.dtype)
 
         return shifted
 
 
-def _computed_in(output: Tensor) -> list[torch.dtype]:
-    """Return the dtype of an output, and that of autocast, whose products may be added to a bias in float32."""
-    kind = output.device.type
-    return [output.dtype, *([torch.get_autocast_dtype(kind)] if torch.is_autocast_enabled(kind) else [])]
+def _is_coarse(*tensors: Tensor) -> bool:
+    """Return whether a layer computes with fewer digits than float32 has, in its own dtype, by autocast or by TF32."""
+    few = any(tensor.dtype not in (torch.float32, torch.float64) for tensor in tensors)
+    try:
+        rounds_products = torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # it was set by a newer name, of which torch's older one wants to know nothing
+        rounds_products = True
+    return few or torch.is_autocast_enabled(tensors[0].device.type) or rounds_products
 
 
 def _is_row(x: Tensor) -> bool:
     return x.ndim == 2 and len(x) == 1
 
 
-def _is_sum(gradient: Tensor, factors: _Pair, coarsest: float) -> bool:
+def _is_sum(gradient: Tensor, factors: _Pair) -> bool:
     """Return whether a gradient is the sum of the products of factors, but for rounding."""
     left, right = factors
-    expected, sizes = left.T @ right, left.abs().T @ right.abs()
-    # Numbers of 16 bits are rounded to these once or twice, sums in float32 once for each term.
-    fast = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}[torch.get_float32_matmul_precision()]
-    wide, narrow = torch.finfo(left.dtype), torch.finfo(gradient.dtype)
-    relative = len(left) * wide.eps + 4 * max(coarsest, fast)
-    least = len(left) * wide.smallest_normal + 4 * narrow.eps * narrow.smallest_normal
+    if gradient.numel() != left.shape[1] * right.shape[1]:
+        return False
+    limits = torch.finfo(gradient.dtype)
     # In place, as all of this is as large as the parameters.
-    apart = expected.sub_(gradient.reshape(expected.shape)).abs_()
-    return bool((apart <= sizes.mul_(relative).add_(least)).all())
+    apart = (left.T @ right).sub_(gradient.reshape(left.shape[1], -1)).abs_()
+    rounding = (left.abs().T @ right.abs()).mul_(_UNITS * limits.eps).add_(len(left) * limits.smallest_normal)
+    return bool((apart <= rounding).all())
+
+
+def _sum(of: Of, scale: Tensor, factors: _Pair) -> Tensor:
+    """Return ``sum_i scale_i * of(left_i)`` times ``of(right_i)``, outer products."""
+    # Squares of factors can be too large or too small for their dtype where that of their product is not.
+    (left, low), (right, high) = (_near_one(factor) for factor in factors)
+    return ((scale[:, None] * of(left)).T @ of(right)).mul_(of(low * high))
+
+
+def _near_one(factor: Tensor) -> _Pair:
+    """Return a tensor divided by a power of two, so that its largest element lies between 1 and 2, and that power."""
+    largest = factor.abs().max()
+    power = torch.where(largest > 0, largest.log2().floor().exp2(), 1)
+    return factor / power, power
 
 
 @contextmanager
@@ -189,7 +209,6 @@ def _instead(layer: nn.Linear, forward: Callable[..., Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        if own is None:
-            del layer.forward
-        else:
+        vars(layer).pop("forward", None)
+        if own is not None:
             layer.forward = own  # type: ignore[method-assign]

@@ -25,6 +25,9 @@ Targets = Callable[[nn.Module, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
 
 _Data = tuple[Tensor, Tensor, Tensor]
 
+_TOGETHER = 64
+"""Samples whose gradients are compared in one sum: in more of them too much could hide in its rounding."""
+
 
 def mean_over_samples(
     end: TaskEnd,
@@ -189,16 +192,23 @@ class _SideBySide:
 
     def _of_linear_layers(self, data: _Data) -> dict[str, Tensor]:
         """Return the sums of the layers whose gradients are products; what is none once is not tried again."""
-        if not self.layers or not bool(data[2].any()):
-            return {}
-        try:
-            found = sums_of_factors(self._run, self.theta, self.layers, self.of, data)
-        except RuntimeError as reason:
-            if isinstance(reason, torch.OutOfMemoryError):
+        sizes = {name: parameter.numel() for name, parameter in self.theta.items()}
+        # Other parameters need a run of their own, which is in vain where linear layers are the smaller part.
+        if 2 * sum(sizes[name] for name in self.layers) < sum(sizes.values()):
+            self.layers = {}
+        total: dict[str, Tensor] = {}
+        for part in zip(*(each.split(_TOGETHER) for each in data), strict=True):
+            if not self.layers or not bool(part[2].any()):
+                continue
+            try:
+                found = sums_of_factors(self._run, self.theta, self.layers, self.of, part)
+            except torch.OutOfMemoryError:
                 raise
-            found = {}  # a layer that is differentiated inside the model cannot be watched, for instance
-        self.layers = {name: layer for name, layer in self.layers.items() if name in found}
-        return found
+            except Exception:  # what is the user's own mistake raises again where gradients are taken whole
+                found = {}
+            self.layers = {name: layer for name, layer in self.layers.items() if name in found}
+            total = {name: total[name] + value if name in total else value for name, value in found.items()}
+        return total
 
     def _run(self, parameters: Mapping[str, Tensor], one_x: Tensor, one_y: Tensor) -> Tensor:
         at = {place: parameters[name] for place, name in self.places.items()}
