@@ -30,7 +30,8 @@ class Fisher:
         loss: ``loss(output, target)``, the negative log-likelihood of a batch, such as ``F.cross_entropy``.
         kind: ``"exact"`` (needs outputs ``[samples, classes]`` that are logits) or ``"empirical"``.
         chunk_size: samples whose gradients are held at the same time, so memory is ``chunk_size`` times the parameters.
-            Those of linear layers that take one row of each sample are held as two factors, which are far smaller.
+            Those of linear layers that take one row of each sample are held as two factors, far smaller, where that is
+            found to be right (docs/cost.md).
 
     Raises:
         ValueError: ``kind`` is unknown, or ``chunk_size`` is not a positive whole number.

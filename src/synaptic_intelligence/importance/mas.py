@@ -25,7 +25,8 @@ class MAS:
     Args:
         model: the network whose parameters are protected; called with a batch of inputs, it returns a tensor.
         chunk_size: samples whose gradients are held at the same time, so memory is ``chunk_size`` times the parameters.
-            Those of linear layers that take one row of each sample are held as two factors, which are far smaller.
+            Those of linear layers that take one row of each sample are held as two factors, far smaller, where that is
+            found to be right (docs/cost.md).
 
     Raises:
         ValueError: ``chunk_size`` is not a positive whole number.
