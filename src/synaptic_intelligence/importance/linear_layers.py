@@ -90,7 +90,7 @@ def sums_of_factors(
         return {}
     watched = _Watched(layers, theta)
     constant = {name: parameter.detach() for name, parameter in theta.items()}
-    shares = torch.linspace(1, 2, len(x), dtype=torch.float64, device=weight.device)
+    shares = torch.linspace(1, 2, len(x), dtype=torch.float32, device=weight.device)
 
     def together(own: dict[str, Tensor], shifts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         def one(shift: dict[str, Tensor], one_x: Tensor, one_y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -112,9 +112,8 @@ def sums_of_factors(
         factors = {of_weight: (outputs, inputs), **dict.fromkeys(of_bias, (outputs, torch.ones_like(inputs[:, :1])))}
         if name in watched.coarse or not all(_is_sum(gradients[each], pair) for each, pair in factors.items()):
             continue
-        scale = weight.to(outputs.dtype) / of(
-            shares.to(outputs.dtype)
-        )  # the outputs' gradients have the shares in them
+        # The gradients by the outputs have the shares in them.
+        scale = weight.to(outputs.dtype) / of(shares.to(outputs.dtype))
         sums = {each: _sum(of, scale, pair).reshape(own[each].shape) for each, pair in factors.items()}
         if all(bool(total.sum().isfinite()) for total in sums.values()):
             found.update(sums)
