@@ -1,10 +1,11 @@
-"""Which operations of torch a block runs, and what they make."""
+"""Which operations of torch a block runs, and what they make; a layer to see it on."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -33,3 +34,14 @@ class Largest(TorchDispatchMode):
             if isinstance(one, Tensor):
                 self.elements = max(self.elements, one.numel())
         return result
+
+
+class Whole(nn.Module):
+    """A linear layer, but none of torch's, so that its gradients are not kept as factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(30, 40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T

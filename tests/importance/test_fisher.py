@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from operations import Largest
+from operations import Largest, Whole
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
@@ -362,17 +362,6 @@ def test_the_fallback_passes_over_frozen_and_unused_parameters(kind: Kind) -> No
 
 
 # What it holds in memory.
-
-
-class Whole(nn.Module):
-    """A linear layer, but none of torch's, so that its gradients are not kept as factors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(30, 40))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight.T
 
 
 @both_kinds

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from operations import Largest
+from operations import Largest, Whole
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
@@ -192,17 +192,6 @@ def test_an_output_whose_square_overflows_is_fine() -> None:
     with pytest.warns(si.SynapseWarning, match="float16"):
         found = importance(model, [(torch.ones(1, 1, dtype=torch.float16), torch.zeros(1))])
     assert found["weight"].item() == 600
-
-
-class Whole(nn.Module):
-    """A linear layer, but none of torch's, so that its gradients are not kept as factors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(30, 40))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight.T
 
 
 def test_no_more_gradients_than_a_chunk_are_held_at_once() -> None:

@@ -191,6 +191,27 @@ def test_tied_weights_move_as_one() -> None:
     assert_same(importance(model, samples()), walked(model, samples()))
 
 
+def test_a_module_under_two_names_moves_as_one_and_is_left_as_it_was() -> None:
+    class TwoNames(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            self.alias = self.layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.alias(x)
+            return logits
+
+    torch.manual_seed(0)
+    model, data = TwoNames().double(), samples()
+    plain = copy.deepcopy(model.layer)
+    weight = model.layer.weight
+    found = importance(model, data)
+    assert model.layer.weight is weight
+    assert_same({name.removeprefix("layer."): t for name, t in found.items()}, importance(plain, data))
+    assert any(bool(t.any()) for t in found.values())
+
+
 def test_a_checkpointed_model_is_run_again_with_the_copies() -> None:
     """Backward runs the layer once more, and must find the copies there, not the live weights."""
 

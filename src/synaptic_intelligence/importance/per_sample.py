@@ -122,6 +122,26 @@ def names_in(model: nn.Module, parameters: Mapping[str, Tensor], estimator: str)
     return {name: own[id(parameter)] for name, parameter in parameters.items()}
 
 
+def places_of(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return all places of a model where these parameters hang, with their names; a place with two names has one here.
+
+    With these, and ``tie_weights=False``, functional_call finds every use of a shared parameter, and puts a module that
+    stands under two names back as it was, which it does not where it is told of it twice.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> places_of(nn.Sequential(layer, layer), {"w": layer.weight})
+        {'0.weight': 'w'}
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    return {
+        f"{prefix}.{attribute}".removeprefix("."): names[id(parameter)]
+        for prefix, module in model.named_modules()
+        for attribute, parameter in module._parameters.items()
+        if id(parameter) in names
+    }
+
+
 def refuse_no_samples(samples: int) -> None:
     """Raise a SynapseError if there were none.
 
@@ -165,14 +185,7 @@ class _SideBySide:
         self.theta, self.of = theta, of
         self.layers = linear_layers(model, theta)
         self.both = _Both(model, objective)
-        names = {id(parameter): name for name, parameter in theta.items()}
-        # Every place once: functional_call spoils a module that it is told of under two names.
-        self.places = {
-            f"{prefix}.{attribute}": names[id(parameter)]
-            for prefix, module in self.both.named_modules()
-            for attribute, parameter in module._parameters.items()
-            if id(parameter) in names
-        }
+        self.places = places_of(self.both, theta)
 
     def __call__(self, data: _Data) -> Mapping[str, Tensor]:
         x, y, weight = data

@@ -15,7 +15,7 @@ from synaptic_intelligence.errors import SynapseError
 from synaptic_intelligence.functional import consolidated_omega, path_increment
 from synaptic_intelligence.importance.data import bare, batches, group_of, in_turn, reshard, undisturbed
 from synaptic_intelligence.importance.estimator import TaskEnd
-from synaptic_intelligence.importance.per_sample import names_in, refuse_no_samples, wide
+from synaptic_intelligence.importance.per_sample import names_in, places_of, refuse_no_samples, wide
 from synaptic_intelligence.sharding import is_sharded
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -88,13 +88,14 @@ class ShortPath:
         moved = {place: live[place].to(wide(p)) for place, p in model.named_parameters() if p.requires_grad}
         path = {place: torch.zeros_like(live[place], dtype=wide(live[place])) for place in own.values()}
         step, samples = _Gradients(model, self.loss), 0
+        places = places_of(step, {name: p for name, p in model.named_parameters() if name in moved})
         with undisturbed(model, group), torch.enable_grad():
             for x, y in in_turn(batches(end.data), group):
                 if not len(x):
                     continue  # the mean of nothing is no number
                 copies = {place: now.to(live[place].dtype).detach().requires_grad_() for place, now in moved.items()}
-                inside = {f"model.{place}": copy for place, copy in copies.items()}
-                gradients = functional_call(step, inside, (x, y, list(copies.values())))
+                inside = {place: copies[name] for place, name in places.items()}
+                gradients = functional_call(step, inside, (x, y, list(copies.values())), tie_weights=False)
                 for place, g in zip(copies, gradients, strict=True):
                     if g is not None:
                         before, g = moved[place], g.to(moved[place].dtype)
