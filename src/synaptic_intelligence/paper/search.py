@@ -76,7 +76,7 @@ def draw_search(results: Sequence[Result]) -> Figure:
         shown = [s.average.mean for s in found]
         room = 0.12 * (max(shown) - min(shown)) or 0.05
         ax.set(xscale="log", xlabel="strength c", ylim=(min(shown) - room, max(shown) + 2 * room))
-        ax.xaxis.set_major_formatter("{x:g}")  # the usual one writes mathematics, which is not parsed here
+        ax.xaxis.set_major_formatter(lambda x, _: exact(x))  # as the tables have it; the usual one writes mathematics
         ax.set_ylabel("average accuracy", color=SOFT)
         inscribe(figure, f"{results[0].title}: search for a strength", numbers_shown(found), said)
         figure.legend(*ax.get_legend_handles_labels(), bbox_to_anchor=(1, 1 - 0.03 / height), ncols=3)
