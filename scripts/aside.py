@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from synaptic_intelligence.experiments import EXPERIMENTS
+from synaptic_intelligence.experiments.settings import deviations
 from synaptic_intelligence.paper.correlations import layer_names
+from synaptic_intelligence.result import read_result
 
-_EPOCHS = EXPERIMENTS["permuted-mnist"].paper.epochs
+_PAPER = EXPERIMENTS["permuted-mnist"].paper
 
 
 def anchor(file: Path) -> str:
@@ -21,7 +24,7 @@ def anchor(file: Path) -> str:
     return (
         "Importance as it would be with the first anchor at zero has, after the first task, a correlation of "
         f"{found['correlation']:.5f} with ours. Held by it (c = {found['c']:g}), the second task ends with "
-        f"accuracies of {theirs} on the two tasks; held by ours, with {ours}. {_made(file, found)}\n"
+        f"accuracies of {theirs} on the two tasks; held by ours, with {ours}. {_made(file, found, tasks=2)}\n"
     )
 
 
@@ -30,10 +33,12 @@ def epsilon(file: Path) -> str:
     found = json.loads(file.read_text("utf-8"))
     ours, theirs = (_accuracies(form["accuracy"][-1]) for form in found["forms"])
     sums = [form["sum_of_omega"][-1] for form in found["forms"]]
+    again = _accuracies(_second_task(file.with_name("permuted-mnist.json"), found["c"], found["seed"]))
     return (
         f"With epsilon before the correction the second task ends (c = {found['c']:g}) with accuracies of {theirs} on "
         f"the two tasks, with ours {ours}; all importance together is then {sums[1] / sums[0]:.3f} times ours. "
-        f"{_made(file, found)}\n"
+        "Ours has the images in the order of the run above, from a release that rounds otherwise; that run has "
+        f"{again} there, which is what chance alone makes. {_made(file, found, tasks=2)}\n"
     )
 
 
@@ -62,7 +67,9 @@ def shared(file: Path) -> str:
         cells = [f"{run['shares'][layer][part]:.2f}" for part in parts.values() for run in found["runs"]]
         cells += [f"{found['again'][layer][reading]:.3f}" for reading in twice]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", _made(file, found), ""])
+    return "\n".join(
+        [*lines, "", _made(file, found, tasks=len(found["runs"][0]["correlations"][layers[0]]["path"])), ""]
+    )
 
 
 def mean_between(below: list[list[float]], least: int, most: int) -> float:
@@ -79,9 +86,17 @@ def _accuracies(values: list[float]) -> str:
     return " and ".join(f"{value:.3f}" for value in values)
 
 
-def _made(file: Path, found: dict[str, Any]) -> str:
-    short = f" (not the paper's protocol: {found['epochs']} epochs instead of {_EPOCHS})" * (found["epochs"] != _EPOCHS)
-    return f"One seed{short}: `{found['command']}`, [`{file.name}`](results/{file.name})."
+def _second_task(file: Path, c: float, seed: int) -> list[float]:
+    """Return the accuracies on the first two tasks after the second one, of a run of the main result."""
+    (run,) = (run for run in read_result(file).runs if (run.method, run.c, run.seed) == ("si", c, seed))
+    return run.accuracy[1][:2]
+
+
+def _made(file: Path, found: dict[str, Any], *, tasks: int) -> str:
+    whole = replace(_PAPER, rivals=())
+    short = deviations(replace(whole, epochs=found["epochs"], tasks=tasks), whole)
+    said = f" (not the paper's protocol: {'; '.join(short)})" if short else ""
+    return f"One seed{said}: `{found['command']}`, [`{file.name}`](results/{file.name})."
 
 
 PARTS: dict[str, Callable[[Path], str]] = {"anchor": anchor, "epsilon": epsilon, "shared": shared}

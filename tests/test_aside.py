@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aside
 import pytest
+from made_up import RESULT, run
+
+from synaptic_intelligence.result import write_result
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-def shared(*means: float, epochs: int = 5) -> dict[str, Any]:
-    """Seven tasks, of which all pairs are as alike as is said, once for each strength."""
+def shared(*means: float, epochs: int = 5, tasks: int = 7) -> dict[str, Any]:
+    """Tasks of which all pairs are as alike as is said, once for each strength."""
     runs = [
         {
             "c": float(number),
@@ -22,7 +26,7 @@ def shared(*means: float, epochs: int = 5) -> dict[str, Any]:
                 for name in ("0.weight", "2.weight", "4.weight")
             },
             "correlations": {
-                name: {"path": [[mean] * i for i in range(7)], "units": [[2 * mean] * i for i in range(7)]}
+                name: {"path": [[mean] * i for i in range(tasks)], "units": [[2 * mean] * i for i in range(tasks)]}
                 for name in ("0.weight", "2.weight", "4.weight")
             },
         }
@@ -50,8 +54,10 @@ def test_the_table_has_a_row_for_each_layer_and_reading(tmp_path: Path) -> None:
         "units, of the covariance, c = 1 | one task twice, path | one task twice, synapses |"
     )
     assert lines[12] == "| second layer | 0.10 | 0.20 | 0.20 | 0.40 | 0.900 | 0.700 |"
-    assert lines[15].startswith("One seed (not the paper's protocol: 5 epochs instead of 20): `python made_up.py`")
-    assert "not the paper's" not in aside.shared(written(tmp_path, shared(0.1, epochs=20)))
+    short = "5 epochs instead of 20; 7 tasks instead of 10"
+    assert lines[15].startswith(f"One seed (not the paper's protocol: {short}): `python made_up.py`")
+    assert "protocol: 7 tasks instead" in aside.shared(written(tmp_path, shared(0.1, epochs=20)))
+    assert "not the paper's" not in aside.shared(written(tmp_path, shared(0.1, epochs=20, tasks=10)))
 
 
 @pytest.mark.parametrize(("span", "mean"), [((1, 1), 0.4), ((2, 2), 0.1), ((1, 9), 0.3)])
@@ -64,10 +70,14 @@ def test_epsilon_is_told_of_both_places(tmp_path: Path) -> None:
         {"epsilon": place, "accuracy": [[0.5, 0.1], [0.9, last]], "sum_of_omega": [1.0, total]}
         for place, last, total in (("after", 0.8, 4.0), ("before", 0.7, 5.0))
     ]
-    found = {"command": "python made_up.py", "epochs": 20, "c": 0.1, "forms": forms}
+    found = {"command": "python made_up.py", "epochs": 20, "c": 0.1, "seed": 0, "forms": forms}
+    main = [run(0, "si", 0.0, last=[0.1, 0.2]), run(0, "si", 0.1, last=[0.75, 0.85])]
+    write_result(replace(RESULT, runs=main, planned_runs=2), tmp_path / "permuted-mnist.json")
     assert aside.epsilon(written(tmp_path, found)).startswith(
         "With epsilon before the correction the second task ends (c = 0.1) with accuracies of 0.900 and 0.700 on the "
-        "two tasks, with ours 0.900 and 0.800; all importance together is then 1.250 times ours. One seed: `python "
+        "two tasks, with ours 0.900 and 0.800; all importance together is then 1.250 times ours. Ours has the images "
+        "in the order of the run above, from a release that rounds otherwise; that run has 0.750 and 0.850 there, "
+        "which is what chance alone makes. One seed (not the paper's protocol: 2 tasks instead of 10): `python "
     )
 
 

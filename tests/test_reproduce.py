@@ -26,8 +26,8 @@ from synaptic_intelligence.tasks import Task
 
 def _noise(name: str, classes: int) -> Task:
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (60 * classes, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(60 * classes) % classes
+    pixels = torch.randint(256, (260 * classes, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(260 * classes) % classes
     return Task(name, pixels, labels, pixels[:500], labels[:500], tuple(range(classes)))
 
 
@@ -201,16 +201,58 @@ def test_seeds_are_not_asked_of_a_study_that_has_none(tmp_path: Path) -> None:
     assert Outcome("reproduce", "--quick", "--seeds", "2", "--out", tmp_path, "--only", "toy").code == 0
 
 
-def test_other_settings_than_those_that_are_there_are_refused(out: Path) -> None:
+def test_other_settings_than_those_that_are_there_are_refused(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "split-mnist").mkdir()
+    result = read_result(out / "split-mnist" / "result.json")
+    shorter = {**result.settings, "tasks": 4}
+    write_result(replace(result, settings=shorter), tmp_path / "split-mnist" / "result.json")
+    shutil.copytree(out / "importance-measures", tmp_path / "importance-measures")
+    out = tmp_path
     outcome = Outcome("reproduce", "--quick", "--seeds", "2", "--out", out, "--only", "split-mnist")
     assert outcome.code == 1
-    assert "seeds was 1 and is 2" in outcome.error
+    assert "tasks was 4 and is 5" in outcome.error
     of_a_study = Outcome("reproduce", "--quick", "--seeds", "2", "--out", out, "--only", "importance-measures")
     assert of_a_study.code == 1
     assert "importance-measures/findings.json was made with other settings" in of_a_study.error
     for told, name in ((outcome, "split-mnist"), (of_a_study, "importance-measures")):
         assert f"To start it anew, remove or rename {out}/{name}; or reproduce elsewhere with --out\n" in told.error
         assert "--overwrite" not in told.error
+
+
+def test_more_seeds_are_added_to_those_that_are_there(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out / "split-mnist", tmp_path / "split-mnist")
+    before = read_result(tmp_path / "split-mnist" / "result.json")
+    asked = ["reproduce", "--quick", "--out", str(tmp_path), "--only", "split-mnist", "--workers", "1"]
+    assert Outcome(*asked, "--seeds", "2").code == 0
+    after = read_result(tmp_path / "split-mnist" / "result.json")
+    assert after.complete
+    assert [run for run in after.runs if run.seed == 0] == before.runs
+    assert {run.seed for run in after.runs} == {0, 1}
+    fewer = Outcome(*asked, "--seeds", "1")
+    assert fewer.code == 1
+    assert "seeds was 2 and is 1" in fewer.error
+
+
+def test_an_experiment_that_is_named_twice_runs_once(tmp_path: Path) -> None:
+    outcome = Outcome("reproduce", "--quick", "--out", tmp_path, "--only", "toy", "--only", "toy")
+    assert outcome.code == 0
+    assert "[1 of 1] toy" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--device", "xx"], "--device xx: not available here; there are: cpu"),
+        (["--workers", "-1"], "--workers must be 0 or more, not -1"),
+        (["--threads", "0"], "--threads must be 1 or more, not 0"),
+        (["--data-dir", "/nowhere"], "--data-dir /nowhere (or SYNAPTIC_DATA_DIR): there is no such folder"),
+    ],
+)
+def test_what_the_machine_lacks_is_refused_before_anything_runs(options: list[str], error: str, tmp_path: Path) -> None:
+    outcome = Outcome("reproduce", "--quick", "--out", tmp_path / "all", *options)
+    assert outcome.code == 2
+    assert outcome.error.startswith(f"synaptic: {error}")
+    assert not (tmp_path / "all").exists()
 
 
 def test_no_seeds_are_refused_where_nothing_is_random_too(tmp_path: Path) -> None:
@@ -230,10 +272,10 @@ def test_an_unknown_experiment_is_refused() -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--xi", "1"], "--xi: importance-measures takes --seeds, --quick, --threads and the folders alone"),
-        (["--rival", "none"], "--rival: importance-measures takes"),
-        (["--resume"], "--resume: importance-measures takes"),
-        (["--device", "cuda"], "--device: importance-measures takes"),
+        (["--xi", "1"], "importance-measures has no --xi: it takes --seeds, --quick, --threads and the folders alone"),
+        (["--rival", "none"], "importance-measures has no --rival: it takes"),
+        (["--resume"], "importance-measures has no --resume: it takes"),
+        (["--device", "cuda"], "importance-measures has no --device: it takes"),
         (["--seeds", "0"], "--seeds must be 1 or more, not 0"),
         (["--threads", "0"], "--threads must be 1 or more, not 0"),
         (["--data-dir", "nowhere"], "--data-dir nowhere (or SYNAPTIC_DATA_DIR): there is no such folder"),
@@ -251,7 +293,10 @@ def test_a_study_refuses_what_it_does_not_have(words: list[str], reason: str) ->
         (["split-cifar", "--tasks", "7"], "--tasks must be at most 6 in split-cifar, not 7"),
         (["split-cifar", "--rival", "joint"], "--rival joint makes no sense in split-cifar; there are: scratch"),
         (["split-mnist", "--rival", "scratch"], "--rival scratch makes no sense in split-mnist; it has none"),
-        (["permuted-mnist", "--rival", "ewc"], "--rival: ewc needs a positive strength, as in 'ewc:100', not 'ewc'"),
+        (
+            ["permuted-mnist", "--rival", "ewc"],
+            "--rival: ewc needs a positive finite strength, as in 'ewc:100', not 'ewc'",
+        ),
         (["permuted-mnist", "--rival", "ewc:1", "--fisher-images", "0"], "--fisher-images must be 1 or more, not 0"),
         (["permuted-mnist", "--rival", "joint", "--rival", "joint"], "--rival has joint more than once"),
         (["permuted-mnist", "--rival", "magic"], "--rival magic makes no sense in permuted-mnist; there are: ewc, "),

@@ -17,14 +17,14 @@ from synaptic_intelligence.experiments.importance_measures import (
     MEASURES,
     Measures,
     compute,
+    estimated,
     fed_weights,
-    fisher_diagonal,
     hessian_diagonal,
     live_weights,
-    mas,
 )
 from synaptic_intelligence.experiments.networks import multilayer_perceptron
 from synaptic_intelligence.functional import consolidated_omega
+from synaptic_intelligence.importance import MAS, Fisher
 
 assert isinstance(IMPORTANCE_MEASURES.quick, Measures)
 QUICK = IMPORTANCE_MEASURES.quick
@@ -45,6 +45,10 @@ def _theta(network: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in network.named_parameters()}
 
 
+def _fisher(network: nn.Module) -> Fisher:
+    return Fisher(network, cross_entropy, kind="exact")
+
+
 def _relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
@@ -63,7 +67,7 @@ def test_fisher_is_the_mean_square_of_the_scores_under_the_models_own_labels(
     network: nn.Module, data: tuple[Tensor, Tensor]
 ) -> None:
     x, y = data
-    found = fisher_diagonal(network, x, y)
+    found = estimated(_fisher(network), x, y)
     for name, parameter in network.named_parameters():
         expected = torch.zeros_like(parameter)
         for one in x:
@@ -78,17 +82,16 @@ def test_in_a_network_of_relus_hessian_and_fisher_have_the_same_diagonal(
     network: nn.Module, data: tuple[Tensor, Tensor]
 ) -> None:
     x, y = data
-    fisher, hessian = fisher_diagonal(network, x, y), hessian_diagonal(network, _theta(network), x, y)
+    fisher, hessian = estimated(_fisher(network), x, y), hessian_diagonal(network, _theta(network), x, y)
     assert max(_relative(fisher[name], hessian[name]) for name in fisher) < 1e-12
 
 
 def test_mas_is_the_mean_absolute_gradient_of_the_squared_length(
     network: nn.Module, data: tuple[Tensor, Tensor]
 ) -> None:
-    x, _ = data
-    found = mas(network, _theta(network), x)
+    found = estimated(MAS(network), *data)
     for name, parameter in network.named_parameters():
-        gradients = [torch.autograd.grad(network(one[None]).square().sum(), parameter)[0] for one in x]
+        gradients = [torch.autograd.grad(network(one[None]).square().sum(), parameter)[0] for one in data[0]]
         assert _relative(found[name], torch.stack(gradients).abs().mean(dim=0)) < 1e-12
 
 
@@ -97,7 +100,7 @@ def test_what_is_left_out_depends_on_the_input_alone() -> None:
     x = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.25]])
     with torch.no_grad():
         network.get_parameter("0.bias").fill_(-10.0)  # every hidden unit is off: Fisher is zero at all weights
-    assert fisher_diagonal(network, x, torch.tensor([0, 1]))["2.weight"].count_nonzero() == 0
+    assert estimated(_fisher(network), x, torch.tensor([0, 1]))["2.weight"].count_nonzero() == 0
     kept = fed_weights(_theta(network), x)
     assert list(kept) == ["0.weight", "2.weight"]
     assert kept["0.weight"].tolist() == [[False, True, True]] * 2
@@ -119,7 +122,7 @@ def test_weights_of_units_that_are_always_off_are_not_live() -> None:
     assert live["4.weight"].tolist() == [[False, True]] * 2
     assert off == 2
     # What is not live has no Fisher information.
-    fisher = fisher_diagonal(network, x, torch.tensor([0, 1]))
+    fisher = estimated(_fisher(network), x, torch.tensor([0, 1]))
     assert all(fisher[name][mask].any() and not fisher[name][~mask].any() for name, mask in live.items())
 
 

@@ -49,7 +49,9 @@ def test_no_such_rival_is_said_with_those_that_there_are(text: str) -> None:
     "text", ["ewc", "ewc:", "ewc:0", "ewc:-1", "ewc:nan", "ewc:inf", "ewc:much", "ewc:1:2", "ewc:1,2", "ewc:0x10"]
 )
 def test_ewc_without_a_positive_strength_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^rivals: ewc needs a positive strength, as in 'ewc:100', not '") as caught:
+    with pytest.raises(
+        ValueError, match=r"^rivals: ewc needs a positive finite strength, as in 'ewc:100', not '"
+    ) as caught:
         Method.parse(text)
     assert str(caught.value).endswith(repr(text))
 
@@ -176,11 +178,21 @@ def test_no_rivals_where_the_paper_has_some_is_a_flag_of_its_own(monkeypatch: py
             ["permuted-mnist", "--rival", "scratch"],
             "--rival scratch makes no sense in permuted-mnist; there are: ewc",
         ),
-        (["permuted-mnist", "--rival", "ewc"], "--rival: ewc needs a positive strength"),
+        (["permuted-mnist", "--rival", "ewc"], "--rival: ewc needs a positive finite strength"),
         (["permuted-mnist", "--rival", "none", "--rival", "joint"], "--rival none stands alone"),
         (["permuted-mnist", "--rival", "joint", "--rival", "joint"], "--rival has joint more than once"),
         (["split-mnist", "--tasks", "6"], "--tasks must be at most 5 in split-mnist, not 6"),
         (["split-cifar", "--tasks", "7"], "--tasks must be at most 6 in split-cifar, not 7"),
+        (
+            ["permuted-mnist", "--rival", "EWC:10"],
+            "--rival EWC:10 makes no sense in permuted-mnist; did you mean ewc:10?",
+        ),
+        (["permuted-mnist", "--rival", "ewc:1e400"], "--rival: ewc needs a positive finite strength"),
+        (
+            ["permuted-mnist", "--tasks", "1", "--limit", "9", "--rival", "ewc:1", "--fisher-images", "10"],
+            "--fisher-images must be at most 9, as a task has no more images, not 10",
+        ),
+        (["split-mnist", "--limit", "60001"], "--limit must be at most "),
     ],
 )
 def test_rivals_and_tasks_that_an_experiment_lacks_are_refused_in_one_line(

@@ -159,7 +159,7 @@ def test_a_run_that_was_stopped_goes_on_job_by_job(
 
 
 def test_a_rival_goes_on_from_the_shared_first_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rivals = replace(SETTINGS, rivals=("ewc:10", "scratch", "joint"))
+    rivals = replace(SETTINGS, rivals=("ewc:10", "scratch", "joint"), fisher_images=50)
     experiment = replace(EXACT, rivals=("ewc", "scratch", "joint"))
     jobs, together = (replace(plan(tmp_path / name, experiment), settings=rivals) for name in ("jobs", "replicates"))
     expected = tiny.start(jobs)

@@ -18,7 +18,7 @@ from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.folder import resume_run, start_run
 from synaptic_intelligence.experiments.lock import alone_in
 from synaptic_intelligence.experiments.plan import EpochDone, Job, Message, Plan
-from synaptic_intelligence.experiments.runner import run
+from synaptic_intelligence.experiments.runner import default_workers, run
 from synaptic_intelligence.experiments.workers import JobError, run_in_workers
 from synaptic_intelligence.result import Result
 
@@ -146,3 +146,10 @@ def test_an_error_in_a_worker_is_told_with_its_cause(tmp_path: Path) -> None:
         run_in_workers(plan, [Job(0, None)], 1, _ignore)
     assert "in load_mnist" in caught.value.details
     assert multiprocessing.active_children() == []
+
+
+def test_without_being_asked_a_short_run_has_one_process_and_a_long_one_as_many_as_cores_and_runs() -> None:
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    assert all(default_workers(experiment.quick, "cpu") == 1 for experiment in EXPERIMENTS.values())
+    assert default_workers(SPLIT_MNIST.paper, "cpu") == min(cores, 20)
+    assert default_workers(replace(SPLIT_MNIST.paper, seeds=1, c=(0.0,)), "cpu") == 1

@@ -1,4 +1,4 @@
-"""Memory aware synapses against plain loops over samples, closed forms, and the experiment's own implementation."""
+"""Memory aware synapses against plain loops over samples and closed forms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from operations import Largest, Whole
 from torch import Tensor, nn
 
 import synaptic_intelligence as si
-from synaptic_intelligence.experiments.importance_measures import mas
 
 Data = list[tuple[Tensor, Tensor]]
 
@@ -89,12 +88,6 @@ def test_is_the_closed_form_of_a_linear_layer() -> None:
     x = torch.cat([inputs for inputs, _ in data])
     size = 2 * (x @ model.weight.detach().T + model.bias.detach()).abs()
     assert_same(importance(model, data), {"weight": size.T @ x.abs() / len(x), "bias": size.mean(dim=0)})
-
-
-def test_equals_what_the_experiment_computes() -> None:
-    model, data = mlp(), samples([13])
-    theta = {name: p.detach() for name, p in model.named_parameters()}
-    assert_same(importance(model, data), mas(model, theta, data[0][0]))
 
 
 def test_the_division_into_batches_does_not_matter() -> None:

@@ -28,7 +28,8 @@ def _result(*runs: Run) -> Result:
 
 
 def _readings(result: Result) -> list[Row]:
-    return [row for row in correlation_rows(result) if row.difference]
+    """Those of the second layer."""
+    return [row for row in correlation_rows(result) if row.difference and row.what.startswith("second layer")]
 
 
 # Between neighbours 0.1, 0.2, 0.9 and 0.7; all others 0.3.
@@ -51,8 +52,24 @@ def test_each_of_the_three_readings_has_its_number_and_its_verdict() -> None:
         ("below 0", "-0.275 (1 seed)", "agrees, one seed"),  # 0.2 - (0.1 + 0.2 + 0.9 + 0.7) / 4
         ("below 0", "-0.170 (1 seed)", "agrees, one seed"),  # 0.2 - (1.9 + 6 * 0.3) / 10
     ]
-    first = [r for r in rows if r.what.startswith("first layer")]
+    first = [r for r in rows if r.what.startswith("first layer, mean")]
     assert [(r.expected, r.ours) for r in first] == [("near 0", "0.500 (1 seed)")] * 2
+
+
+@pytest.mark.parametrize(
+    ("second", "ours", "verdict"),
+    [(RISING, "0.130", "disagrees, one seed"), ([[0.9] * i + [1.0] for i in range(5)], "-0.400", "agrees, one seed")],
+)
+def test_the_first_layer_is_less_alike_than_the_second_or_that_is_said(second: Matrix, ours: str, verdict: str) -> None:
+    (row,) = (row for row in correlation_rows(_result(_run(0, 0.0, second))) if "less second layer" in row.what)
+    assert (row.expected, row.ours, row.difference) == ("below 0", f"{ours} (1 seed)", verdict)
+
+
+def test_runs_of_different_first_tasks_are_no_pair() -> None:
+    held = _run(0, 0.1, RISING)
+    other = replace(held, accuracy=[[0.4, *held.accuracy[0][1:]], *held.accuracy[1:]])
+    assert len(_readings(_result(_run(0, 0.0, FLAT), held))) == 3
+    assert len(_readings(_result(_run(0, 0.0, FLAT), other))) == 1
 
 
 def test_what_goes_the_other_way_is_said() -> None:
@@ -100,5 +117,7 @@ def test_the_committed_runs_say_what_the_page_says_of_them() -> None:
             for pairs in ("each task and the one before it", "tasks that lie five or more apart", "all pairs of tasks")
         )
         assert shown["second layer, each task and the one before it: c = 0.1 less c = 0"] < near < 0 < every < far
-    without, *held = [shown[what] for what in shown if what.startswith("first layer")]
+    without, *held = [shown[what] for what in shown if what.startswith("first layer, mean")]
     assert without > max(held)
+    (lower,) = (row for row in rows if row.what.startswith("first layer less second layer"))
+    assert lower.difference == "agrees, one seed"

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_up import RESULT, run
+from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from synaptic_intelligence.drawing.style import svg_text
 from synaptic_intelligence.paper.correlation_figure import draw_correlations
+from synaptic_intelligence.paper.expected import draw_beside_paper
 from synaptic_intelligence.paper.final import draw_final
 
 
@@ -40,6 +42,44 @@ def test_final_accuracies_are_the_bars_and_training_accuracies_the_dots() -> Non
 def test_old_results_without_training_accuracies_have_bars_alone() -> None:
     (ax,) = draw_final(replace(RESULT, runs=[run(0, "si", 1.0, last=[0.5, 0.5])], planned_runs=1)).axes
     assert [line for line in ax.get_lines() if line.get_marker() == "o"] == []
+
+
+def _diamonds(ax: Axes) -> list[list[float]]:
+    lines = [np.asarray(line.get_xydata()) for line in ax.get_lines() if line.get_marker() == "D"]
+    return [[float(x), float(y)] for (x, y), *more in lines if not more]
+
+
+def test_the_papers_averages_are_diamonds_on_the_bars_of_their_methods() -> None:
+    runs = [
+        run(0, "si", 0.0, last=[0.5] * 6),
+        run(0, "si", 0.5, last=[0.5] * 6),
+        run(0, "scratch", None, last=[0.5] * 6),
+    ]
+    names = [str(i) for i in range(6)]
+    result = replace(RESULT, experiment="split-cifar", task_names=names, runs=runs, planned_runs=3)
+    (ax,) = draw_final(result).axes
+    bars = [list(bars)[-1] for bars in ax.containers if isinstance(bars, BarContainer)]
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+    assert np.allclose(_diamonds(ax), [[middles[0], 0.625], [middles[2], 0.711]])  # the paper has no c = 0.5
+    assert _text(draw_final(result)).count("in the paper") == 1
+    (shorter,) = draw_final(replace(result, deviations=["1 epoch instead of 60"])).axes
+    assert _diamonds(shorter) == []
+
+
+def test_the_papers_averages_stand_at_the_end_of_the_lines() -> None:
+    runs = [run(0, "si", 0.1, last=[0.9] * 10), run(0, "joint", None, last=[0.95] * 10)]
+    names = [str(i) for i in range(10)]
+    result = replace(RESULT, experiment="permuted-mnist", task_names=names, runs=runs, planned_runs=2, chance=0.1)
+    *others, average = draw_beside_paper(result).axes
+    ((x, y),) = _diamonds(average)
+    lines = [np.asarray(line.get_xydata()) for line in average.get_lines()]
+    (end,) = (points[-1, 0] for points in lines if len(points) == 10)
+    assert (x, y) == (end, 0.969)
+    assert all(_diamonds(ax) == [] for ax in others)
+    assert _text(draw_beside_paper(result)).count("in the paper") == 1
+    # Where figure 3 gives a range of accuracies on training images, nothing is drawn.
+    of_figure_3 = replace(RESULT, runs=[run(0, "si", 1.0, last=[0.9, 0.9])])
+    assert all(_diamonds(ax) == [] for ax in draw_beside_paper(of_figure_3).axes)
 
 
 def test_the_squares_are_symmetric_and_share_one_scale() -> None:

@@ -104,6 +104,36 @@ def test_the_overview_has_every_method_and_of_what_was_not_run_no_more_than_that
     assert f"|  | average accuracy, c = 0.1 | - | 0.965 (1 seed) |  | {how} |" in overview
 
 
+def test_what_is_run_once_more_says_why_it_stands_beside(tmp_path: Path) -> None:
+    def heading(beside: list[Run]) -> str:
+        runs = [run(0, "si", 0.0, last=[0.5, 0.7]), run(0, "si", 0.1, last=[0.7, 0.7])]
+        files = [tmp_path / f"split-cifar10{end}.json" for end in ("", "-more")]
+        for file, these in zip(files, (runs, beside), strict=True):
+            write_result(replace(RESULT, experiment="split-cifar10", runs=these, planned_runs=2), file)
+        page, *_ = write_paper(SECTIONS, {"split-cifar10": files}, tmp_path, results="")
+        (line,) = (line for line in page.read_text("utf-8").splitlines() if line.startswith("### "))
+        return line
+
+    again = run(0, "si", 0.1, last=[0.6, 0.7])
+    assert heading([again]) == "### Also, from another first task: c = 0.1"
+    assert heading([replace(again, seed=3)]) == "### Also, with other seeds (3): c = 0.1"
+    assert heading([replace(again, c=2.0)]) == "### Also: c = 2"
+
+
+def test_figure_6_has_the_accuracies_on_training_images_task_by_task(tmp_path: Path) -> None:
+    runs = [run(seed, "si", 0.1, last=[0.5, 0.7], train=[0.8 + seed / 10, 1.0]) for seed in range(2)]
+    runs += [run(0, "si", 0.0, last=[0.5, 0.7])]  # of an older file, without them
+    for name in ("split-cifar10", "split-mnist"):
+        write_result(replace(RESULT, experiment=name, runs=runs, planned_runs=3), tmp_path / f"{name}.json")
+    found = {name: [tmp_path / f"{name}.json"] for name in ("split-cifar10", "split-mnist")}
+    page, *_ = write_paper(SECTIONS, found, tmp_path, results="")
+    text = page.read_text("utf-8")
+    assert text.count("| on training images | seeds | 0/1 | 2/3 | average |") == 1
+    _, _, table = text.partition("| on training images | seeds |")
+    # Student's t of two seeds: 12.7 standard errors.
+    assert table.splitlines()[2:4] == ["| c = 0.1 | 2 | 0.850 ± 0.635 | 1.000 ± 0.000 | 0.925 ± 0.318 |", ""]
+
+
 def test_what_of_figure_4_was_not_run_is_named(tmp_path: Path, results: dict[str, list[Path]]) -> None:
     def told(*runs: Run) -> str:
         result = replace(RESULT, experiment="permuted-mnist", runs=[*runs], planned_runs=len(runs))

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from synaptic_intelligence.cli.importance_files import inspect_file, merge_files
+from synaptic_intelligence.cli.machine import check_machine, check_workers, existing_device
 from synaptic_intelligence.cli.refusal import refuse, refusing, refusing_settings
 from synaptic_intelligence.cli.reporting import report
 from synaptic_intelligence.cli.reproducing import Reproduction, default_names, reproduce
@@ -93,7 +94,8 @@ _Device = Annotated[
 _Workers = Annotated[
     int | None,
     typer.Option(
-        help="Processes side by side; 1: this one alone. Default: one per core, on a GPU 1.", rich_help_panel=_MACHINE
+        help="Processes side by side; 1: this one alone. Default: one per core; on a GPU, or for a short run, 1.",
+        rich_help_panel=_MACHINE,
     ),
 ]
 _Threads = Annotated[int, typer.Option(help="Threads of each process.", rich_help_panel=_MACHINE)]
@@ -244,15 +246,21 @@ def _reproduce(
     if seeds is not None and seeds < 1:
         # Here, as not every experiment draws random numbers.
         refuse(f"--seeds must be 1 or more, not {seeds}")
+    folder = data_dir.expanduser() if data_dir else None
+    with refusing_settings():
+        # At once, as each experiment would refuse them anew, and studies know nothing of devices.
+        check_machine(threads, folder, out)
+        check_workers(workers)
+        existing_device(device)
     asked = Reproduction(
-        names=tuple(_find(name).name for name in only) if only else default_names(),
+        names=tuple(dict.fromkeys(_find(name).name for name in only)) if only else default_names(),
         quick=quick,
         seeds=seeds,
         out=out or Path("runs") / ("reproduce-quick" if quick else "reproduce"),
         device=device,
         workers=workers,
         threads=threads,
-        data_dir=data_dir.expanduser() if data_dir else None,
+        data_dir=folder,
     )
     reproduce(asked)
 
@@ -316,7 +324,9 @@ def _rivals(experiment: Experiment, given: list[str]) -> tuple[str, ...]:
         if text == "none":
             refuse("--rival none stands alone: without the others it means no rivals")
         if text.partition(":")[0] not in experiment.rivals:
-            refuse(f"--rival {text} makes no sense in {experiment.name}; {there}")
+            small = text.lower()
+            meant = f"did you mean {small}?" if small.partition(":")[0] in experiment.rivals else there
+            refuse(f"--rival {text} makes no sense in {experiment.name}; {meant}")
     return tuple(given)
 
 

@@ -115,17 +115,20 @@ def _study(asked: Reproduction, chosen: Study, before: Result | Findings | None)
 
 def _train(asked: Reproduction, experiment: Experiment, before: Result | Findings | None) -> None:
     changes: dict[str, Any] = {} if asked.seeds is None else {"seeds": asked.seeds}
+    settings = replace(experiment.quick if asked.quick else experiment.paper, **changes)
+    had = before.settings.get("seeds") if before is not None else None
+    more = isinstance(had, int) and had < settings.seeds
     with refusing_settings():
         request = Request(
             experiment=experiment,
-            settings=replace(experiment.quick if asked.quick else experiment.paper, **changes),
+            settings=settings,
             device=asked.device,
             workers=asked.workers,
             threads=asked.threads,
             data_dir=asked.data_dir,
             out=asked.out / experiment.name,
-            resume=before is not None,
-            extend=False,
+            resume=before is not None and not more,
+            extend=more,
             overwrite=False,
         )
     train(request)

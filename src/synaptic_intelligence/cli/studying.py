@@ -40,7 +40,7 @@ class StudyRequest:
     overwrite: bool
 
     def __post_init__(self) -> None:
-        check_machine(self.threads, self.data_dir)
+        check_machine(self.threads, self.data_dir, self.out)
 
     @property
     def folder(self) -> Path:
@@ -116,7 +116,7 @@ def study_settings(study: Study, quick: bool, given: dict[str, Any]) -> StudySet
     foreign = [option(name) for name in given if name not in own]
     if foreign:
         takes = ", ".join([*(f"--{name}" for name in own), "--quick", "--threads"])
-        raise ValueError(f"{', '.join(foreign)}: {study.name} takes {takes} and the folders alone")
+        raise ValueError(f"{study.name} has no {', '.join(foreign)}: it takes {takes} and the folders alone")
     settings: Any = study.quick if quick else study.settings
     seeds = given.get("seeds", settings.seeds)
     if seeds < 1:

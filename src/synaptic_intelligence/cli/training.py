@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import torch
 import typer
 from rich.console import Console
 
-from synaptic_intelligence.cli.machine import check_machine
+from synaptic_intelligence.cli.machine import check_machine, check_workers, existing_device
 from synaptic_intelligence.cli.progress import show_progress
-from synaptic_intelligence.cli.refusal import fail, refusing, sentence, stop
+from synaptic_intelligence.cli.refusal import fail, refusing, refusing_settings, sentence, stop
 from synaptic_intelligence.cli.reporting import report
 from synaptic_intelligence.data import DataError
 from synaptic_intelligence.document import exact
@@ -62,16 +61,15 @@ class Request:
             raise ValueError(
                 "--resume goes on with a run, --extend adds to one, and --overwrite replaces it: give one of them"
             )
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"--workers must be 0 or more, not {self.workers}")
-        check_machine(self.threads, self.data_dir)
-        _existing_device(self.device)
+        check_workers(self.workers)
+        check_machine(self.threads, self.data_dir, self.out)
+        existing_device(self.device)
 
     @property
     def plan(self) -> Plan:
         """What to train, and where."""
         out = self.out or Path("runs") / self.experiment.name
-        device = _existing_device(self.device)
+        device = existing_device(self.device)
         return Plan(self.experiment, self.settings, device, self.threads, self.data_dir, out)
 
     @property
@@ -103,7 +101,8 @@ def train(request: Request) -> None:
         try:
             with refusing(DataError, OSError):
                 # Before anything is made or replaced: without its data a run cannot even begin.
-                sizes, loaded = _load(plan, workers)
+                with refusing_settings():
+                    sizes, loaded = _load(plan, workers)
                 result, records = _open(request, plan, workers, held)
         except KeyboardInterrupt:
             stop("Nothing was trained; start with the same command again")
@@ -181,18 +180,3 @@ def _other_settings(plan: Plan) -> str:
 
 def _way_on(request: Request) -> str:
     return f"What is done is kept; go on with\n    {request.resume_command}"
-
-
-def _existing_device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        # The meta device exists everywhere, but holds no numbers.
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        accelerator = torch.accelerator.current_accelerator()
-        count = 0 if accelerator is None else torch.accelerator.device_count()
-        there = ["cpu", *(f"{accelerator}:{number}" for number in range(count))]
-        raise ValueError(f"--device {name}: not available here; there are: {', '.join(there)}") from error
-    return str(device)

@@ -24,7 +24,7 @@ from synaptic_intelligence.data import load_mnist
 from synaptic_intelligence.document import JSON
 from synaptic_intelligence.experiments.networks import multilayer_perceptron
 from synaptic_intelligence.experiments.study import Study
-from synaptic_intelligence.importance import Fisher, TaskEnd
+from synaptic_intelligence.importance import MAS, Fisher, TaskEnd
 from synaptic_intelligence.tasks import Task
 from synaptic_intelligence.train import as_input, evaluate, train_epoch
 
@@ -131,9 +131,9 @@ def _measure(
     measured = {
         "omega": dict(synapses.omega),
         "path": path,
-        "Fisher": fisher_diagonal(model, x, y),
+        "Fisher": estimated(Fisher(model, cross_entropy, kind="exact"), x, y),
         "Hessian": hessian_diagonal(model, theta, x, y),
-        "MAS": mas(model, theta, x),
+        "MAS": estimated(MAS(model), x, y),
         "|weight|": {name: values.abs() for name, values in theta.items()},
         "distance": {name: (values - start[name]).abs() for name, values in theta.items()},
     }
@@ -200,12 +200,20 @@ def _largest_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> flo
     return max(float((a[name] - b[name]).abs().max() / b[name].abs().max()) for name in a)
 
 
-def fisher_diagonal(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Return the diagonal of the Fisher information, exact over the model's own labels, by the library's estimator."""
-    parameters = dict(model.named_parameters())
+def estimated(estimator: Fisher | MAS, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Return the importance that one of the library's estimators gives its model after a first task.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(model.weight, 2.0)
+        >>> found = estimated(MAS(model), torch.tensor([[3.0]]), torch.tensor([0]))
+        >>> found["weight"].item()  # d (2 * 3)^2 / d weight = 2 * 6 * 3
+        36.0
+    """
+    parameters = dict(estimator.model.named_parameters())
     zeros = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     end = TaskEnd(parameters, {n: p.detach() for n, p in parameters.items()}, {}, zeros, [(x, y)])
-    return dict(Fisher(model, cross_entropy, kind="exact").new_omega(end))
+    return dict(estimator.new_omega(end))
 
 
 def hessian_diagonal(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -240,29 +248,6 @@ def hessian_diagonal(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, y
         directions[torch.arange(stop - start), torch.arange(start, stop)] = 1
         diagonal[start:stop] = vmap(element)(directions)
     return {name: part.view(shape) for name, part, shape in zip(names, diagonal.split(sizes), shapes, strict=True)}
-
-
-def mas(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
-    """Return memory aware synapses: the mean over images of the absolute gradient of the outputs' squared length.
-
-    Source: Aljundi et al. 2018, *Memory Aware Synapses*, section 4.1.
-
-    Example:
-        >>> model = nn.Linear(1, 1, bias=False)
-        >>> weight = {"weight": torch.tensor([[2.0]])}
-        >>> mas(model, weight, torch.tensor([[3.0]]))["weight"].item()  # d (2 * 3)^2 / d weight = 2 * 6 * 3
-        36.0
-    """
-
-    def squared_length(parameters: dict[str, Tensor], one: Tensor) -> Tensor:
-        output: Tensor = functional_call(model, parameters, (one[None],))
-        return output.square().sum()
-
-    total = {name: torch.zeros_like(values) for name, values in theta.items()}
-    for some in x.split(100):
-        for name, gradients in vmap(grad(squared_length), in_dims=(None, 0))(dict(theta), some).items():
-            total[name] += gradients.abs().sum(dim=0)
-    return {name: values / len(x) for name, values in total.items()}
 
 
 IMPORTANCE_MEASURES = Study(

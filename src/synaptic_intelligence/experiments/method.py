@@ -53,7 +53,7 @@ class Method:
         except ValueError:
             c = math.nan
         if not (math.isfinite(c) and c > 0):
-            raise ValueError(f"rivals: ewc needs a positive strength, as in 'ewc:100', not {text!r}")
+            raise ValueError(f"rivals: ewc needs a positive finite strength, as in 'ewc:100', not {text!r}")
         return cls(name, c)
 
     @property

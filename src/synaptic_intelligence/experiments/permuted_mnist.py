@@ -74,7 +74,7 @@ PERMUTED_MNIST = Experiment(
     what="ten tasks, the pixels in another order in each, one head",
     source="figure 4",
     paper=PAPER,
-    quick=replace(PAPER, seeds=1, c=(0.0, 0.1), epochs=1, batch_size=32, tasks=2, limit=256, fisher_images=2),
+    quick=replace(PAPER, seeds=1, c=(0.0, 0.1), epochs=1, batch_size=32, tasks=2, limit=128, fisher_images=2),
     protocol={
         "network": "784-2000-2000-10, ReLU, one head",
         "initialisation": "Glorot-uniform weights, zero biases",

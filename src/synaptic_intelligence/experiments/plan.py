@@ -82,9 +82,13 @@ class Plan:
 
         Raises:
             DataError: the data is missing or damaged.
+            ValueError: the settings ask for more images than a task has.
         """
-        first = slice(self.settings.limit)
-        return tuple(
+        stream = self.experiment.stream(self.data_dir, self.settings.tasks)
+        first, most = slice(self.settings.limit), max(len(task.train_targets) for task in stream)
+        if self.settings.limit is not None and self.settings.limit > most:
+            raise ValueError(f"limit must be at most {most}, as no task has more images, not {self.settings.limit}")
+        stream = tuple(
             replace(
                 task,
                 train_inputs=task.train_inputs[first],
@@ -92,8 +96,12 @@ class Plan:
                 test_inputs=task.test_inputs[first],
                 test_targets=task.test_targets[first],
             )
-            for task in self.experiment.stream(self.data_dir, self.settings.tasks)
+            for task in stream
         )
+        asked, least = self.settings.fisher_images, min(len(task.train_targets) for task in stream)
+        if any(method.name == "ewc" for method in self.settings.methods) and asked > least:
+            raise ValueError(f"fisher_images must be at most {least}, as a task has no more images, not {asked}")
+        return stream
 
     def stages(self, job: Job) -> range:
         """The numbers of the tasks that ``job`` trains, counted from 0; all tasks at once are one stage."""

@@ -19,6 +19,8 @@ from synaptic_intelligence.experiments.workers import JobError, run_here, run_in
 from synaptic_intelligence.result import Result, Run, write_result
 from synaptic_intelligence.tasks import Stream
 
+_SHORT = 20_000  # images, of which each worker sees its share
+
 
 def run(
     plan: Plan,
@@ -95,9 +97,13 @@ def default_workers(settings: Settings, device: str) -> int:
     """Return how many processes to run side by side: one for each core and run, as far as both go; one on a GPU.
 
     A step of a small network is too short to be shared between threads: results/workers.json, by benchmarks/workers.py.
+    And a run that sees no more than some thousands of images is over before workers have started.
     """
+    runs = settings.seeds * len(settings.methods)
+    if settings.limit is not None and runs * settings.tasks * settings.epochs * settings.limit <= _SHORT:
+        return 1
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(cores, settings.seeds * len(settings.methods)) if torch.device(device).type == "cpu" else 1
+    return min(cores, runs) if torch.device(device).type == "cpu" else 1
 
 
 def _runs(plan: Plan, records: dict[Job, Record]) -> list[Run]:

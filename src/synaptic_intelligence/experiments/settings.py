@@ -72,12 +72,12 @@ class Settings:
         for name in ("xi", "lr"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive number, not {exact(value)}")
+                raise ValueError(f"{name} must be a positive finite number, not {exact(value)}")
         if not self.c:
             raise ValueError("c needs at least one strength")
         for c in self.c:
             if not (math.isfinite(c) and c >= 0):
-                raise ValueError(f"c must be 0 or more, not {exact(c)}")
+                raise ValueError(f"c must be a finite number, 0 or more, not {exact(c)}")
             if self.c.count(c) > 1:
                 raise ValueError(f"c has {exact(c)} more than once")
         for rival in self.rivals:

@@ -74,7 +74,7 @@ SPLIT_CIFAR = Experiment(
     what="CIFAR-10, then five tasks of ten classes of CIFAR-100, one head each",
     source="figure 6",
     paper=PAPER,
-    quick=replace(PAPER, seeds=1, c=(0.0, 0.1), epochs=1, batch_size=32, tasks=2, limit=512),
+    quick=replace(PAPER, seeds=1, c=(0.0, 0.1), epochs=1, batch_size=32, tasks=2, limit=256),
     protocol={
         "network": "convolutions 32-32-pool-64-64-pool, 3 x 3, then 512, ReLU, dropout 0.25, 0.25 and 0.5, one head of "
         "ten outputs per task (the other logits are masked)",

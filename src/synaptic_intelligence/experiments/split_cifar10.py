@@ -48,7 +48,7 @@ SPLIT_CIFAR10 = Experiment(
     what="five tasks of two classes, a convolutional network, one head each",
     source="appendix",
     paper=PAPER,
-    quick=replace(PAPER, seeds=1, epochs=1, batch_size=32, tasks=2, limit=512),
+    quick=replace(PAPER, seeds=1, epochs=1, batch_size=32, tasks=2, limit=256),
     protocol={
         "network": "convolutions 32-32-pool-64-64-pool, 3 x 3, then 512, ReLU, dropout 0.25, 0.25 and 0.5, one head of "
         "two outputs per task (the other logits are masked)",

@@ -8,6 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from synaptic_intelligence.drawing.style import FAINT, SOFT, STYLE, footer_height, inscribe
+from synaptic_intelligence.paper.expected import EXPECTED, expected_averages, mark
 from synaptic_intelligence.report.color import color
 from synaptic_intelligence.report.statistics import mean_and_interval, summarize
 from synaptic_intelligence.report.wording import method_name, numbers_shown, warnings
@@ -19,10 +20,11 @@ _WIDTH, _HEADER, _PANEL, _AXIS = 9.0, 0.95, 2.6, 0.55  # inches
 def draw_final(result: Result) -> Figure:
     """Draw the accuracy on each task after the last one, and the average: bars for test, dots for training images.
 
-    Bars are means over complete runs, with 95 % intervals if there are several. The dashed line is chance.
+    Bars are means over complete runs, with 95 % intervals if there are several; diamonds are the averages that the
+    paper has, where it has them. The dashed line is chance.
     """
     with matplotlib.rc_context(fname=STYLE):
-        summaries = summarize(result)
+        summaries, expected = summarize(result), expected_averages(result)
         bottom = _AXIS + footer_height(warnings(result))
         height = _HEADER + _PANEL + bottom
         figure = Figure(figsize=(_WIDTH, height))
@@ -61,10 +63,15 @@ def draw_final(result: Result) -> Figure:
                 color="white",
                 weight=700,
             )
+            name = method_name(s.method, s.c)
+            if name in expected:
+                mark(ax, x[-1], expected[name], SOFT, EXPECTED if name == next(iter(expected)) else None)
         ax.axhline(result.chance, color=FAINT, linewidth=0.9, linestyle="--", zorder=1)
+        gap = ((places[-1] - 0.7, result.chance), (0, 2), "data", "offset points")
+        ax.annotate("chance", *gap, ha="center", size=7.5, color=FAINT)
         labels = [textwrap.fill(name, 10) for name in [*result.task_names, "average"]]
         ax.set_xticks(places, labels, size=8)
         ax.set(ylim=(0, 1.02), xlim=(-0.6, places[-1] + 0.6), ylabel="accuracy after the last task")
         inscribe(figure, result.title, numbers_shown(summaries), warnings(result))
-        figure.legend(*ax.get_legend_handles_labels(), bbox_to_anchor=(1, 1 - 0.5 / height), ncols=5)
+        figure.legend(*ax.get_legend_handles_labels(), bbox_to_anchor=(1, 1 - 0.5 / height), ncols=6, columnspacing=1.2)
     return figure

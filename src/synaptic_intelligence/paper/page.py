@@ -20,6 +20,7 @@ from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.paper.outcome import Outcome, made, read_outcome, said_of
 from synaptic_intelligence.paper.row import NOT_RUN, Row, accuracy_rows, is_comparable, markdown_rows, paired_rows
 from synaptic_intelligence.paper.search import WITHIN, draw_search, said_of_search, search_rows
+from synaptic_intelligence.paper.training import training_table
 from synaptic_intelligence.report.statistics import summarize
 from synaptic_intelligence.report.table import markdown_table
 from synaptic_intelligence.report.wording import method_name
@@ -36,12 +37,14 @@ class Section:
         draw: makes the figure of an outcome.
         rows: gives the lines of the comparison.
         runs_of: the experiment whose runs serve as well, where there are none of its own.
+        training: whether the accuracies on training images have a table too.
     """
 
     place: str
     draw: Callable[[Any], Figure]
     rows: Callable[[Any], list[Row]]
     runs_of: str | None = None
+    training: bool = False
 
 
 def write_paper(
@@ -170,11 +173,15 @@ def _rows(section: Section, outcome: Outcome, main: Outcome | None) -> list[Row]
     return [*accuracy_rows(outcome, main=False), *paired]
 
 
-def _beside(outcome: Outcome) -> str:
-    if outcome.deviations:
+def _beside(outcome: Outcome, main: Outcome) -> str:
+    if outcome.deviations or not isinstance(outcome, Result) or not isinstance(main, Result):
         return f"Beside the protocol: {'; '.join(outcome.deviations)}"
-    methods = dict.fromkeys((run.method, run.c) for run in outcome.runs) if isinstance(outcome, Result) else {}
-    return f"Also: {'; '.join(method_name(*key) for key in methods)}"
+    methods = {(run.method, run.c) for run in main.complete_runs}
+    runs = [run for run in outcome.complete_runs if (run.method, run.c) in methods]
+    seeds = {run.seed for run in runs} - {run.seed for run in main.complete_runs}
+    other = f", with other seeds ({', '.join(map(str, sorted(seeds)))})" if seeds else ", from another first task"
+    names = [method_name(summary.method, summary.c) for summary in summarize(outcome)]
+    return f"Also{other if runs else ''}: {'; '.join(names)}"
 
 
 def _shown(section: Section, path: Path, outcome: Outcome, main: Outcome | None, figure: str, results: str) -> str:
@@ -182,12 +189,15 @@ def _shown(section: Section, path: Path, outcome: Outcome, main: Outcome | None,
     shows_table = isinstance(outcome, Result) and not section.runs_of
     heading, named = "", f"{section.place.capitalize()}: {outcome.title}"
     if main is not None:
-        heading, named = f"### {_beside(outcome)}\n\n", f"{named}. {_beside(outcome)}"
+        beside = _beside(outcome, main)
+        heading, named = f"### {beside}\n\n", f"{named}. {beside}"
     # The table says it too.
     said = "" if shows_table else "".join(f"**{text}**\n\n" for text in said_of(outcome))
     file = path.name if path.name not in ("result.json", "findings.json") else f"{path.parent.name}/{path.name}"
     # The table of accuracies has its place where the accuracies are what is shown.
     table = f"{markdown_table(outcome)}\n" if isinstance(outcome, Result) and shows_table else ""
+    if isinstance(outcome, Result) and section.training and (of_training := training_table(outcome)):
+        table += f"{of_training}\n"
     return (
         f"{heading}{said}![{named}]({figure})\n\n{markdown_rows(_rows(section, outcome, main))}\n{table}"
         f"Made by {made(outcome, main)}: [`{file}`]({results}{file}).\n"

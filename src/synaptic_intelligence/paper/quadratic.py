@@ -202,5 +202,6 @@ def quadratic_rows(findings: Findings) -> list[Row]:
         ),
         Row(f"eq. 13, {error} omega, extrapolated to steps of zero", "0", worst(diagonal["extrapolated"])),
         Row(f"eq. 14, {error} the path, extrapolated to steps of zero", "0", worst(rank_1["path_extrapolated"])),
+        Row(f"eq. 14, {error} omega, extrapolated to steps of zero", "0", worst(rank_1["omega_extrapolated"])),
         Row("eq. 14, spread of omega over the synapses", "0", worst(rank_1["omega_spread"])),
     ]

@@ -66,7 +66,7 @@ def draw_search(results: Sequence[Result]) -> Figure:
             drawn = None if all(map(math.isnan, bars)) else bars
             ax.errorbar([*line], means, drawn, color=color, marker=marker, label=name, zorder=3)
             for c, mean in zip(line, means, strict=True):
-                ax.annotate(f"{mean:.3f}", (c, mean), (0, 6), "data", "offset points", ha="center", size=8, color=color)
+                ax.annotate(f"{mean:.3f}", (c, mean), (3, 6), "data", "offset points", ha="right", size=8, color=color)
         for s in found:
             if s.method == "si" and s.c == 0:
                 ax.axhline(s.average.mean, color=_WITHOUT, linestyle="--", linewidth=1.2, label=method_name("si", 0.0))

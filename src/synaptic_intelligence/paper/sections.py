@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from synaptic_intelligence.paper.correlation_figure import draw_correlations
 from synaptic_intelligence.paper.correlations import correlation_rows
+from synaptic_intelligence.paper.expected import draw_beside_paper
 from synaptic_intelligence.paper.final import draw_final
 from synaptic_intelligence.paper.measures import draw_measures, measure_rows
 from synaptic_intelligence.paper.page import Section
@@ -17,9 +18,9 @@ SECTIONS: dict[str, Section] = {
     "quadratic": Section("section 4", draw_quadratic, quadratic_rows),
     "importance-measures": Section("section 4", draw_measures, measure_rows),
     "split-mnist": Section("figure 3", draw_figure, accuracy_rows),
-    "permuted-mnist": Section("figure 4", draw_figure, accuracy_rows),
+    "permuted-mnist": Section("figure 4", draw_beside_paper, accuracy_rows),
     "task-correlations": Section("figure 5", draw_correlations, correlation_rows, runs_of="permuted-mnist"),
-    "split-cifar": Section("figure 6", draw_final, accuracy_rows),
-    "split-cifar10": Section("appendix", draw_final, accuracy_rows),
+    "split-cifar": Section("figure 6", draw_final, accuracy_rows, training=True),
+    "split-cifar10": Section("appendix", draw_final, accuracy_rows, training=True),
 }
 """By experiment."""
