@@ -2,9 +2,9 @@
 
 Three things differ beside the rounding. Their loss (that of Keras 1 and 2.0) takes no probability below 1e-7 or above
 1 - 1e-7: an image that is told with such certainty, rightly or wrongly, teaches nothing. Their Adam has its epsilon
-before the correction of the moments. Their first anchor is zero. Here all three are as in their code, the weights and
-the images' order as in the run of `synaptic run permuted-mnist` with the same seed; the whole protocol, each strength in
-a process of its own. Writes results/as-the-authors.json.
+before the correction of the moments. Their first anchor is zero. Here all three are as in their code, weights and order
+of images as in the run of `synaptic run permuted-mnist` with the same seed. The whole protocol, each strength in a
+process of its own. Writes results/as-the-authors.json.
 
 Expect an hour and a half on two cores.
 """

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+
+from synaptic_intelligence.tasks import Task
+from synaptic_intelligence.train import train_epoch
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -35,6 +39,41 @@ def test_epsilon_before_the_correction_is_the_adam_of_keras() -> None:
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
         theta -= 0.1 * (1 - 0.999**step) ** 0.5 / (1 - 0.9**step) * m / (v.sqrt() + 1e-3)
         torch.testing.assert_close(p.detach(), theta, rtol=1e-12, atol=0)
+
+
+def test_the_clipped_loss_is_that_of_keras_and_teaches_nothing_where_it_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = load("as_the_authors")
+    # Told wrongly and with certainty, told in between, told rightly and with certainty.
+    logits = torch.tensor([[-20.0, 0.0, 0.0], [1.0, 0.0, -1.0], [20.0, 0.0, 0.0]], dtype=torch.float64)
+    logits.requires_grad_()
+    loss, clipped = module.clipped_cross_entropy(logits, torch.tensor([0, 0, 0]))
+    between = torch.log(1 + torch.exp(torch.tensor([-1.0, -2.0], dtype=torch.float64)).sum())
+    expected = (-math.log(1e-7) + float(between) - math.log(1 - 1e-7)) / 3
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
+    assert int(clipped) == 2
+    loss.backward()
+    p = logits.detach()[1].softmax(0) - torch.tensor([1.0, 0.0, 0.0])
+    torch.testing.assert_close(logits.grad, torch.stack([0 * p, p / 3, 0 * p]), rtol=1e-12, atol=0)
+
+
+def test_without_what_is_clipped_that_loop_is_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = load("as_the_authors")
+    x = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
+    task = Task("all", x, torch.arange(50) % 3, x, torch.arange(50) % 3, (0, 1, 2))
+    weights = []
+    for ours in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(6, 3)
+        optimizer, order = torch.optim.Adam(model.parameters()), torch.Generator().manual_seed(1)
+        for _ in range(3):
+            if ours:
+                train_epoch(model, optimizer, task, batch_size=8, generator=order, multi_head=False)
+            else:
+                assert module.train_epoch(model, optimizer, task, 8, order) == 0.0
+        weights.append(model.weight.detach())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
 
 
 def test_shares_add_up_and_tell_units_from_synapses() -> None:
