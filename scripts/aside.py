@@ -12,7 +12,8 @@ from typing import Any
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.settings import deviations
 from synaptic_intelligence.paper.correlations import layer_names
-from synaptic_intelligence.result import read_result
+from synaptic_intelligence.paper.targets import TARGETS
+from synaptic_intelligence.result import Run, read_result
 
 _PAPER = EXPERIMENTS["permuted-mnist"].paper
 
@@ -39,6 +40,52 @@ def epsilon(file: Path) -> str:
         f"the two tasks, with ours {ours}; all importance together is then {sums[1] / sums[0]:.3f} times ours. "
         "Ours has the images in the order of the run above, from a release that rounds otherwise; that run has "
         f"{again} there, which is what chance alone makes. {_made(file, found, tasks=2)}\n"
+    )
+
+
+def authors(file: Path) -> str:
+    """Say what benchmarks/as_the_authors.py has found, beside the run of the same seed and the paper's numbers."""
+    found = json.loads(file.read_text("utf-8"))
+    main, paper = _runs(file.with_name("permuted-mnist.json")), TARGETS["permuted-mnist"]
+    said = []
+    for run in found["runs"]:
+        curve = _averages(run["accuracy"])
+        ours = _averages(main[run["c"]].accuracy)[len(curve) - 1]
+        clipped = fmean(shares[-1] for shares in run["clipped"])
+        said.append(
+            f"with c = {run['c']:g} at {curve[-1]:.3f} (ours {ours:.3f}, theirs {paper['si', run['c']]}), where in a "
+            f"task's last epoch {clipped:.0%} of the images teach nothing"
+        )
+    return f"With all three the network ends {'; '.join(said)}. {_made(file, found, tasks=found['tasks'])}\n"
+
+
+def second(file: Path) -> str:
+    """Say how a second seed of permuted MNIST lies beside the first, of the strengths that it has whole."""
+    first = _runs(file.with_name("permuted-mnist.json"))
+    said = []
+    for c, run in _runs(file).items():
+        here, there = _averages(run.accuracy), _averages(first[c].accuracy)
+        apart = max(abs(a - b) for a, b in zip(here, there, strict=True))
+        said.append(
+            f"with c = {c:g} at {here[-1]:.3f} (the first: {there[-1]:.3f}; on the way up to {apart:.3f} apart)"
+        )
+    return f"A second seed, with other weights and another order of the images, ends {'; '.join(said)}.\n"
+
+
+def fifty(file: Path) -> str:
+    """Say what many permuted tasks do to the network: what it still learns, and what it still holds."""
+    (c, run), *_ = _runs(file).items()
+    curve, tasks = _averages(run.accuracy), len(run.accuracy)
+    new = [row[task] for task, row in enumerate(run.accuracy)]
+    ten = _averages(_runs(file.with_name("permuted-mnist.json"))[c].accuracy)[9]
+    lost = next(n for n, row in enumerate(run.accuracy, 1) if row[0] < 0.5)
+    older, last = fmean(run.accuracy[-1][: tasks // 2]), fmean(run.accuracy[-1][-10:])
+    return (
+        f"With c = {c:g} the network goes on to learn: the newest task reaches {new[9]:.3f} after ten tasks and "
+        f"{new[-1]:.3f} after {tasks}. What ends is memory. After {lost} tasks the first one is told wrongly more "
+        f"often than not. The average is {curve[9]:.3f} after ten tasks (in the whole protocol {ten:.3f}), "
+        f"{curve[24]:.3f} after 25 and {curve[-1]:.3f} after {tasks}: then it is {last:.3f} of the last ten tasks, and "
+        f"{older:.3f} of the older half, which is far above guessing.\n"
     )
 
 
@@ -86,6 +133,16 @@ def _accuracies(values: list[float]) -> str:
     return " and ".join(f"{value:.3f}" for value in values)
 
 
+def _averages(rows: list[list[float]]) -> list[float]:
+    """Return after each task the average accuracy over the tasks so far."""
+    return [fmean(row[:number]) for number, row in enumerate(rows, 1)]
+
+
+def _runs(file: Path) -> dict[float, Run]:
+    """Return the complete runs with synapses, one for each strength."""
+    return {run.c: run for run in read_result(file).complete_runs if run.method == "si" and run.c is not None}
+
+
 def _second_task(file: Path, c: float, seed: int) -> list[float]:
     """Return the accuracies on the first two tasks after the second one, of a run of the main result."""
     (run,) = (run for run in read_result(file).runs if (run.method, run.c, run.seed) == ("si", c, seed))
@@ -99,4 +156,11 @@ def _made(file: Path, found: dict[str, Any], *, tasks: int) -> str:
     return f"One seed{said}: `{found['command']}`, [`{file.name}`](results/{file.name})."
 
 
-PARTS: dict[str, Callable[[Path], str]] = {"anchor": anchor, "epsilon": epsilon, "shared": shared}
+PARTS: dict[str, Callable[[Path], str]] = {
+    "anchor": anchor,
+    "epsilon": epsilon,
+    "authors": authors,
+    "second": second,
+    "fifty": fifty,
+    "shared": shared,
+}

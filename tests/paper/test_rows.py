@@ -146,3 +146,28 @@ def test_the_committed_rivals_of_figure_4_do_what_the_page_says_of_them() -> Non
     best = {method: max(s.average.mean for s in found if s.method == method) for method in ("si", "ewc")}
     assert 0 < best["ewc"] - best["si"] < 0.005
     assert next(s.average.mean for s in found if (s.method, s.c) == ("si", 0.1)) < best["si"] - 0.05
+
+
+def test_a_second_seed_of_figure_4_lies_where_the_page_says_it_does() -> None:
+    results = Path(__file__).resolve().parents[2] / "results"
+    first, second = (
+        {s.c: [e.mean for e in s.average_curve] for s in summarize(read_result(results / name)) if s.method == "si"}
+        for name in ("permuted-mnist.json", "permuted-mnist-seed-1.json")
+    )
+    for c in (0.0, 0.02):
+        assert abs(second[c][-1] - first[c][-1]) < 0.002
+    from_theirs = {c: abs(first[c][-1] - TARGETS["permuted-mnist"]["si", c].low) for c in (0.0, 0.02)}
+    apart = {c: max(abs(a - b) for a, b in zip(first[c], second[c], strict=True)) for c in (0.0, 0.02)}
+    assert apart[0.0] > 2 * from_theirs[0.0]
+    assert apart[0.02] < from_theirs[0.02] / 2
+
+
+def test_fifty_tasks_end_as_the_page_says() -> None:
+    result = read_result(Path(__file__).resolve().parents[2] / "results" / "permuted-mnist-50.json")
+    run = next(run for run in result.complete_runs if run.c == 0.1)
+    assert min(row[task] for task, row in enumerate(run.accuracy)) > 0.965
+    last = run.accuracy[-1]
+    assert sum(last[:25]) / 25 < 0.55 < 0.9 < sum(last[-10:]) / 10
+    assert min(last) > 2 * result.chance
+    lost = next(n for n, row in enumerate(run.accuracy) if row[0] < 0.5)
+    assert all(row[0] < 0.5 for row in run.accuracy[lost:])
