@@ -34,7 +34,7 @@ def epsilon(file: Path) -> str:
     found = json.loads(file.read_text("utf-8"))
     ours, theirs = (_accuracies(form["accuracy"][-1]) for form in found["forms"])
     sums = [form["sum_of_omega"][-1] for form in found["forms"]]
-    again = _accuracies(_second_task(file.with_name("permuted-mnist.json"), found["c"], found["seed"]))
+    again = _accuracies(_run(file.with_name("permuted-mnist.json"), found["c"], found["seed"]).accuracy[1][:2])
     return (
         f"With epsilon before the correction the second task ends (c = {found['c']:g}) with accuracies of {theirs} on "
         f"the two tasks, with ours {ours}; all importance together is then {sums[1] / sums[0]:.3f} times ours. "
@@ -46,47 +46,51 @@ def epsilon(file: Path) -> str:
 def authors(file: Path) -> str:
     """Say what benchmarks/as_the_authors.py has found, beside the run of the same seed and the paper's numbers."""
     found = json.loads(file.read_text("utf-8"))
-    main, paper = _runs(file.with_name("permuted-mnist.json")), TARGETS["permuted-mnist"]
+    main, paper = file.with_name("permuted-mnist.json"), TARGETS["permuted-mnist"]
     said = []
     for run in found["runs"]:
         curve = _averages(run["accuracy"])
-        ours = _averages(main[run["c"]].accuracy)[len(curve) - 1]
+        ours = _averages(_run(main, run["c"], found["seed"]).accuracy)[len(curve) - 1]
         clipped = fmean(shares[-1] for shares in run["clipped"])
         said.append(
-            f"with c = {run['c']:g} at {curve[-1]:.3f} (ours {ours:.3f}, theirs {paper['si', run['c']]}), where in a "
-            f"task's last epoch {clipped:.0%} of the images teach nothing"
+            f"with c = {run['c']:g} at {curve[-1]:.3f} (ours {ours:.3f}, theirs {paper['si', run['c']]}; {clipped:.0%} "
+            "of the images are clipped in the last epochs of the tasks)"
         )
-    return f"With all three the network ends {'; '.join(said)}. {_made(file, found, tasks=found['tasks'])}\n"
+    return (
+        f"With their loss and their epsilon the network ends {'; '.join(said)}. "
+        f"{_made(file, found, tasks=found['tasks'])}\n"
+    )
 
 
 def second(file: Path) -> str:
-    """Say how a second seed of permuted MNIST lies beside the first, of the strengths that it has whole."""
-    first = _runs(file.with_name("permuted-mnist.json"))
+    """Say how another seed of permuted MNIST lies beside the first, of the strengths that it has whole."""
     said = []
-    for c, run in _runs(file).items():
-        here, there = _averages(run.accuracy), _averages(first[c].accuracy)
-        apart = max(abs(a - b) for a, b in zip(here, there, strict=True))
+    for run in _with_synapses(file):
+        first = _averages(_run(file.with_name("permuted-mnist.json"), run.c, 0).accuracy)
+        other = _averages(run.accuracy)
+        apart = [abs(a - b) for a, b in zip(first, other, strict=True)]
         said.append(
-            f"with c = {c:g} at {here[-1]:.3f} (the first: {there[-1]:.3f}; on the way up to {apart:.3f} apart)"
+            f"with c = {run.c:g} at {other[-1]:.3f}, the first at {first[-1]:.3f}; on the way they are up to "
+            f"{max(apart):.3f} apart, and one task before the end {apart[-2]:.3f}"
         )
-    return f"A second seed, with other weights and another order of the images, ends {'; '.join(said)}.\n"
+    return f"A second seed, with other weights and another order of the images, ends {'. It ends '.join(said)}.\n"
 
 
 def fifty(file: Path) -> str:
     """Say what many permuted tasks do to the network: what it still learns, and what it still holds."""
-    (c, run), *_ = _runs(file).items()
-    curve, tasks = _averages(run.accuracy), len(run.accuracy)
-    new = [row[task] for task, row in enumerate(run.accuracy)]
-    ten = _averages(_runs(file.with_name("permuted-mnist.json"))[c].accuracy)[9]
-    lost = next(n for n, row in enumerate(run.accuracy, 1) if row[0] < 0.5)
-    older, last = fmean(run.accuracy[-1][: tasks // 2]), fmean(run.accuracy[-1][-10:])
-    return (
-        f"With c = {c:g} the network goes on to learn: the newest task reaches {new[9]:.3f} after ten tasks and "
-        f"{new[-1]:.3f} after {tasks}. What ends is memory. After {lost} tasks the first one is told wrongly more "
-        f"often than not. The average is {curve[9]:.3f} after ten tasks (in the whole protocol {ten:.3f}), "
-        f"{curve[24]:.3f} after 25 and {curve[-1]:.3f} after {tasks}: then it is {last:.3f} of the last ten tasks, and "
-        f"{older:.3f} of the older half, which is far above guessing.\n"
-    )
+    result, said = read_result(file), []
+    whole = {run.c: run for run in _with_synapses(file.with_name("permuted-mnist.json"))}
+    for run in _with_synapses(file):
+        curve, last, tasks = _averages(run.accuracy), run.accuracy[-1], len(run.accuracy)
+        beside = f" (in the whole protocol {_averages(whole[run.c].accuracy)[9]:.3f})" if run.c in whole else ""
+        said.append(
+            f"With c = {run.c:g} the last of {tasks} tasks is learnt to {last[-1]:.3f}, the tenth to "
+            f"{run.accuracy[9][9]:.3f}. The average is {curve[9]:.3f} after ten tasks{beside}, {curve[24]:.3f} after "
+            f"25 and {curve[-1]:.3f} after {tasks}: {fmean(last[-10:]):.3f} over the last ten, "
+            f"{fmean(last[: tasks // 2]):.3f} over the older half (guessing: {result.chance:g}). Of the first task "
+            f"{run.accuracy[1][0]:.3f} is left after the second."
+        )
+    return "\n".join(said) + "\n"
 
 
 def shared(file: Path) -> str:
@@ -138,15 +142,13 @@ def _averages(rows: list[list[float]]) -> list[float]:
     return [fmean(row[:number]) for number, row in enumerate(rows, 1)]
 
 
-def _runs(file: Path) -> dict[float, Run]:
-    """Return the complete runs with synapses, one for each strength."""
-    return {run.c: run for run in read_result(file).complete_runs if run.method == "si" and run.c is not None}
+def _with_synapses(file: Path) -> list[Run]:
+    return [run for run in read_result(file).complete_runs if run.method == "si"]
 
 
-def _second_task(file: Path, c: float, seed: int) -> list[float]:
-    """Return the accuracies on the first two tasks after the second one, of a run of the main result."""
-    (run,) = (run for run in read_result(file).runs if (run.method, run.c, run.seed) == ("si", c, seed))
-    return run.accuracy[1][:2]
+def _run(file: Path, c: float | None, seed: int) -> Run:
+    (run,) = (run for run in _with_synapses(file) if (run.c, run.seed) == (c, seed))
+    return run
 
 
 def _made(file: Path, found: dict[str, Any], *, tasks: int) -> str:

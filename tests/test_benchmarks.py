@@ -63,12 +63,12 @@ def test_without_what_is_clipped_that_loop_is_the_librarys(monkeypatch: pytest.M
     x = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
     task = Task("all", x, torch.arange(50) % 3, x, torch.arange(50) % 3, (0, 1, 2))
     weights = []
-    for ours in (True, False):
+    for librarys in (True, False):
         torch.manual_seed(0)
         model = nn.Linear(6, 3)
         optimizer, order = torch.optim.Adam(model.parameters()), torch.Generator().manual_seed(1)
         for _ in range(3):
-            if ours:
+            if librarys:
                 train_epoch(model, optimizer, task, batch_size=8, generator=order, multi_head=False)
             else:
                 assert module.train_epoch(model, optimizer, task, 8, order) == 0.0

@@ -116,7 +116,8 @@ def test_what_is_run_once_more_says_why_it_stands_beside(tmp_path: Path) -> None
 
     again = run(0, "si", 0.1, last=[0.6, 0.7])
     assert heading([again]) == "### Also, from another first task: c = 0.1"
-    assert heading([replace(again, seed=3)]) == "### Also, with other seeds (3): c = 0.1"
+    assert heading([replace(again, seed=3)]) == "### Also, with seed 3: c = 0.1"
+    assert heading([replace(again, seed=seed) for seed in (3, 2)]) == "### Also, with seeds 2, 3: c = 0.1"
     assert heading([replace(again, c=2.0)]) == "### Also: c = 2"
 
 

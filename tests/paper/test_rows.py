@@ -154,20 +154,22 @@ def test_a_second_seed_of_figure_4_lies_where_the_page_says_it_does() -> None:
         {s.c: [e.mean for e in s.average_curve] for s in summarize(read_result(results / name)) if s.method == "si"}
         for name in ("permuted-mnist.json", "permuted-mnist-seed-1.json")
     )
-    for c in (0.0, 0.02):
-        assert abs(second[c][-1] - first[c][-1]) < 0.002
-    from_theirs = {c: abs(first[c][-1] - TARGETS["permuted-mnist"]["si", c].low) for c in (0.0, 0.02)}
-    apart = {c: max(abs(a - b) for a, b in zip(first[c], second[c], strict=True)) for c in (0.0, 0.02)}
-    assert apart[0.0] > 2 * from_theirs[0.0]
-    assert apart[0.02] < from_theirs[0.02] / 2
+    apart = {c: [abs(a - b) for a, b in zip(first[c], second[c], strict=True)] for c in (0.0, 0.02)}
+    # Without synapses: far apart on the way, near at the end, and theirs within what the seeds differ by.
+    below = TARGETS["permuted-mnist"]["si", 0.0].low - first[0.0][-1]
+    assert 0.02 < below < max(apart[0.0])
+    assert apart[0.0][-1] < 0.002 < 0.02 < apart[0.0][-2]
+    # With c = 0.02 never as far apart as from theirs.
+    assert max(apart[0.02]) < (first[0.02][-1] - TARGETS["permuted-mnist"]["si", 0.02].low) / 2
 
 
 def test_fifty_tasks_end_as_the_page_says() -> None:
-    result = read_result(Path(__file__).resolve().parents[2] / "results" / "permuted-mnist-50.json")
-    run = next(run for run in result.complete_runs if run.c == 0.1)
+    results = Path(__file__).resolve().parents[2] / "results"
+    fifty, ten = (
+        next(s for s in summarize(read_result(results / name)) if (s.method, s.c) == ("si", 0.1))
+        for name in ("permuted-mnist-50.json", "permuted-mnist.json")
+    )
+    (run,) = (run for run in read_result(results / "permuted-mnist-50.json").complete_runs if run.c == 0.1)
     assert min(row[task] for task, row in enumerate(run.accuracy)) > 0.965
-    last = run.accuracy[-1]
-    assert sum(last[:25]) / 25 < 0.55 < 0.9 < sum(last[-10:]) / 10
-    assert min(last) > 2 * result.chance
-    lost = next(n for n, row in enumerate(run.accuracy) if row[0] < 0.5)
-    assert all(row[0] < 0.5 for row in run.accuracy[lost:])
+    assert run.accuracy[1][0] < 0.9
+    assert fifty.average_curve[9].mean < ten.average_curve[9].mean - 0.05

@@ -179,7 +179,8 @@ def _beside(outcome: Outcome, main: Outcome) -> str:
     methods = {(run.method, run.c) for run in main.complete_runs}
     runs = [run for run in outcome.complete_runs if (run.method, run.c) in methods]
     seeds = {run.seed for run in runs} - {run.seed for run in main.complete_runs}
-    other = f", with other seeds ({', '.join(map(str, sorted(seeds)))})" if seeds else ", from another first task"
+    listed = ", ".join(map(str, sorted(seeds)))
+    other = f", with seed{'s' * (len(seeds) > 1)} {listed}" if seeds else ", from another first task"
     names = [method_name(summary.method, summary.c) for summary in summarize(outcome)]
     return f"Also{other if runs else ''}: {'; '.join(names)}"
 
