@@ -87,37 +87,34 @@ def test_the_authors_loss_is_told_beside_ours_and_theirs(tmp_path: Path) -> None
     main = [run(seed, "si", 0.02, last=[0.75, 0.85 + seed / 10]) for seed in (0, 1)]
     write_result(replace(RESULT, runs=main, planned_runs=2), tmp_path / "permuted-mnist.json")
     assert aside.authors(written(tmp_path, found)).startswith(
-        "With their loss and their epsilon the network ends with c = 0.02 at 0.700 (ours 0.800, theirs 0.939; 45% of the "
-        "images are clipped in the last epochs of the tasks). One seed (not the paper's protocol: 2 tasks"
+        "With their loss and their epsilon the network ends with c = 0.02 at 0.700 (ours 0.800, theirs 0.939; 45% of "
+        "the images are clipped in the last epochs of the tasks). One seed (not the paper's protocol: 2 tasks"
     )
 
 
 def test_a_second_seed_is_told_beside_the_first(tmp_path: Path) -> None:
     files = [tmp_path / f"permuted-mnist{end}.json" for end in ("", "-seed-1")]
-    firsts = [
-        run(0, "si", 0.0, last=[0.5, 0.9]),
-        run(1, "si", 0.0, last=[0.1, 0.1]),
-        run(0, "joint", None, last=[1, 1]),
-    ]
+    firsts = [run(seed, "si", 0.0, last=last) for seed, last in enumerate(([0.5, 0.9], [0.1, 0.1]))]
+    firsts.append(run(0, "joint", None, last=[1.0, 1.0]))
     for file, runs in zip(files, (firsts, [run(1, "si", 0.0, last=[0.6, 1.0])]), strict=True):
         write_result(replace(RESULT, runs=runs, planned_runs=len(runs)), file)
     assert aside.second(files[1]) == (
-        "A second seed, with other weights and another order of the images, ends with c = 0 at 0.800, the first at 0.700; "
-        "on the way they are up to 0.100 apart, and one task before the end 0.100.\n"
+        "A second seed, with other weights and another order of the images, ends with c = 0 at 0.800, the first at "
+        "0.700; on the way they are up to 0.100 apart, and one task before the end 0.100.\n"
     )
 
 
 def test_each_strength_is_told_of_many_tasks(tmp_path: Path) -> None:
     main, many = (tmp_path / f"permuted-mnist{end}.json" for end in ("", "-30"))
-    write_result(replace(RESULT, runs=[run(0, "si", 0.1, last=[0.75] * 10)], planned_runs=1), main)
     runs = [run(0, "si", c, last=[0.6] * 15 + [0.9] * 15) for c in (0.1, 1.0)]
-    names = [str(number) for number in range(30)]
-    write_result(replace(RESULT, runs=runs, planned_runs=2, task_names=names), many)
+    for file, these in ((main, [run(0, "si", 0.1, last=[0.75] * 10)]), (many, runs)):
+        names = [str(number) for number in range(len(these[0].accuracy))]
+        write_result(replace(RESULT, runs=these, planned_runs=len(these), task_names=names), file)
     weak, strong = aside.fifty(many).splitlines()
     assert weak == (
-        "With c = 0.1 the last of 30 tasks is learnt to 0.900, the tenth to 0.600. The average is 0.600 after ten tasks "
-        "(in the whole protocol 0.750), 0.720 after 25 and 0.750 after 30: 0.900 over the last ten, 0.600 over the older "
-        f"half (guessing: {RESULT.chance:g}). Of the first task 0.600 is left after the second."
+        "With c = 0.1 the last of 30 tasks is learnt to 0.900, the tenth to 0.600. The average is 0.600 after ten "
+        "tasks (in the whole protocol 0.750), 0.720 after 25 and 0.750 after 30: 0.900 over the last ten, 0.600 over "
+        f"the older half (guessing: {RESULT.chance:g}). Of the first task 0.600 is left after the second."
     )
     assert strong.startswith("With c = 1 the last")
     assert "0.600 after ten tasks, 0.720" in strong
