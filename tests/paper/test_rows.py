@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,3 +174,13 @@ def test_fifty_tasks_end_as_the_page_says() -> None:
     assert min(row[task] for task, row in enumerate(run.accuracy)) > 0.965
     assert run.accuracy[1][0] < 0.9
     assert fifty.average_curve[9].mean < ten.average_curve[9].mean - 0.05
+
+
+def test_the_authors_loss_and_epsilon_make_neither_difference_of_figure_4() -> None:
+    results = Path(__file__).resolve().parents[2] / "results"
+    ours = {s.c: s.average.mean for s in summarize(read_result(results / "permuted-mnist.json")) if s.method == "si"}
+    found = json.loads((results / "as-the-authors.json").read_text("utf-8"))
+    theirs = {run["c"]: sum(run["accuracy"][-1]) / len(run["accuracy"][-1]) for run in found["runs"]}
+    assert (found["epochs"], found["tasks"]) == (20, 10)
+    assert abs(theirs[0.02] - ours[0.02]) < 0.005
+    assert theirs[0.0] < ours[0.0] - 0.02
