@@ -11,6 +11,7 @@ from typing import Any
 
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.settings import deviations
+from synaptic_intelligence.metrics import AccuracyMatrix
 from synaptic_intelligence.paper.correlations import layer_names
 from synaptic_intelligence.paper.targets import TARGETS
 from synaptic_intelligence.result import Run, read_result
@@ -139,7 +140,8 @@ def _accuracies(values: list[float]) -> str:
 
 def _averages(rows: list[list[float]]) -> list[float]:
     """Return after each task the average accuracy over the tasks so far."""
-    return [fmean(row[:number]) for number, row in enumerate(rows, 1)]
+    matrix = AccuracyMatrix.from_rows([str(task) for task in range(len(rows[0]))], rows)
+    return [matrix.average_accuracy(learnt) for learnt in range(1, len(rows) + 1)]
 
 
 def _with_synapses(file: Path) -> list[Run]:

@@ -44,7 +44,7 @@ def test_epsilon_before_the_correction_is_the_adam_of_keras() -> None:
 def test_the_clipped_loss_is_that_of_keras_and_teaches_nothing_where_it_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = load("as_the_authors")
-    # Told wrongly and with certainty, told in between, told rightly and with certainty.
+    # Wrong and certain of it, in between, right and certain of it.
     logits = torch.tensor([[-20.0, 0.0, 0.0], [1.0, 0.0, -1.0], [20.0, 0.0, 0.0]], dtype=torch.float64)
     logits.requires_grad_()
     loss, clipped = module.clipped_cross_entropy(logits, torch.tensor([0, 0, 0]))
