@@ -88,6 +88,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=EXPERIMENT.paper.tasks)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "as-the-authors.json")
     given = parser.parse_args()
+    if not given.out.parent.is_dir():
+        parser.error(f"--out: the folder {given.out.parent} does not exist; make it first")
     learnt = partial(learn, epochs=given.epochs, tasks=given.tasks)
     with ProcessPoolExecutor(len(STRENGTHS), mp_context=get_context("spawn")) as pool:
         runs = list(pool.map(learnt, STRENGTHS))
