@@ -5,10 +5,15 @@ gradient, be it classified wrongly or rightly. Their Adam has its epsilon before
 both are as in their code, the weights and the order of the images as in the run of `synaptic run permuted-mnist` with
 the same seed. The whole protocol, each strength in a process of its own. Writes results/as-the-authors.json.
 
-Not as in their code: the permutations; the first anchor, which they leave at zero (benchmarks/first_anchor.py); and
-that TensorFlow may there take the path's gradient before or after the step.
+Their first anchor is zero, where the paper and we have the weights before the first task, and their permutations are
+not known. Both can be added, each set of permutations in a process of its own:
 
-Expect an hour and a half on two cores.
+    python benchmarks/as_the_authors.py --c 0.02 --first-anchor zero --permutations 1 --permutations 2 \\
+        --out results/as-the-authors-anchor.json
+
+Not as in their code even then: TensorFlow may there take the path's gradient before or after the step.
+
+Expect an hour and a half for two processes on two cores.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,10 +33,12 @@ from adam_epsilon import put_before_the_correction
 from torch import Tensor, nn
 
 from synaptic_intelligence import SynapticIntelligence
+from synaptic_intelligence.data import load_mnist
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.environment import describe_environment
 from synaptic_intelligence.experiments.optimizers import adam
-from synaptic_intelligence.tasks import Task
+from synaptic_intelligence.experiments.permuted_mnist import PERMUTATIONS_SEED
+from synaptic_intelligence.tasks import Task, permute_pixels
 from synaptic_intelligence.train import as_input, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,46 +70,71 @@ def train_epoch(
     return int(clipped) / len(images)
 
 
-def learn(c: float, *, epochs: int, tasks: int) -> dict[str, Any]:
-    """Learn the tasks with one strength; return the accuracies on all of them after each."""
+def put_the_first_anchor_at_zero(synapses: SynapticIntelligence) -> None:
+    """Measure the first task's movement from zero, as if the weights had begun there."""
+    state = synapses.state_dict()
+    zeros = {name: torch.zeros_like(anchor) for name, anchor in state["anchor"].items()}
+    # Untouched synapses would take the weights of the first step for their anchor.
+    synapses.load_state_dict({**state, "anchor": zeros, "untouched": False})
+
+
+def learn(run: tuple[float, int], *, first_anchor: str, epochs: int, tasks: int) -> dict[str, Any]:
+    """Learn the tasks with one strength and set of permutations; return the accuracies on all tasks after each."""
+    c, permutations = run
     torch.set_num_threads(1)
     settings = replace(EXPERIMENT.paper, epochs=epochs, tasks=tasks)
-    stream = EXPERIMENT.stream(None, tasks)
+    stream = permute_pixels(load_mnist(None), tasks, permutations)
     model = EXPERIMENT.network(torch.Generator().manual_seed(2 * SEED))
     optimizer = adam(model.parameters(), lr=settings.lr)
     put_before_the_correction(optimizer)
     synapses = SynapticIntelligence(model.named_parameters(), optimizer, c=c, xi=settings.xi)
+    if first_anchor == "zero":
+        put_the_first_anchor_at_zero(synapses)
     order = torch.Generator().manual_seed(2 * SEED + 1)
     rows, shares = [], []
     for number, task in enumerate(stream, 1):
         shares.append([train_epoch(model, optimizer, task, settings.batch_size, order) for _ in range(epochs)])
         synapses.consolidate()
         rows.append([evaluate(model, each, multi_head=False) for each in stream])
-        print(f"c = {c:g}, task {number}: average {sum(rows[-1][:number]) / number:.4f} {rows[-1]}", flush=True)
-    return {"c": c, "accuracy": rows, "clipped": shares}
+        said = f"c = {c:g}, permutations {permutations}, task {number}"
+        print(f"{said}: average {sum(rows[-1][:number]) / number:.4f} {rows[-1]}", flush=True)
+    return {
+        "c": c,
+        "permutations": permutations,
+        "accuracy": rows,
+        "clipped": shares,
+        "sum_of_omega": float(sum(omega.double().sum() for omega in synapses.omega.values())),
+    }
 
 
 def main() -> None:
-    """Learn with each strength, and write the result."""
+    """Learn with each strength and set of permutations, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--c", type=float, action="append", help="a strength; may be given again")
+    parser.add_argument("--permutations", type=int, action="append", help="their seed; may be given again")
+    parser.add_argument("--first-anchor", choices=("weights", "zero"), default="weights")
     parser.add_argument("--epochs", type=int, default=EXPERIMENT.paper.epochs)
     parser.add_argument("--tasks", type=int, default=EXPERIMENT.paper.tasks)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "as-the-authors.json")
     given = parser.parse_args()
     if not given.out.parent.is_dir():
         parser.error(f"--out: the folder {given.out.parent} does not exist; make it first")
-    learnt = partial(learn, epochs=given.epochs, tasks=given.tasks)
-    with ProcessPoolExecutor(len(STRENGTHS), mp_context=get_context("spawn")) as pool:
-        runs = list(pool.map(learnt, STRENGTHS))
-    short = f" --epochs {given.epochs}" * (given.epochs != EXPERIMENT.paper.epochs)
-    short += f" --tasks {given.tasks}" * (given.tasks != EXPERIMENT.paper.tasks)
+    runs = list(product(given.c or STRENGTHS, given.permutations or [PERMUTATIONS_SEED]))
+    learnt = partial(learn, first_anchor=given.first_anchor, epochs=given.epochs, tasks=given.tasks)
+    with ProcessPoolExecutor(len(runs), mp_context=get_context("spawn")) as pool:
+        learnt_runs = list(pool.map(learnt, runs))
+    asked = "".join(f" --c {c:g}" for c in given.c or []) + " --first-anchor zero" * (given.first_anchor == "zero")
+    asked += "".join(f" --permutations {seed}" for seed in given.permutations or [])
+    asked += f" --epochs {given.epochs}" * (given.epochs != EXPERIMENT.paper.epochs)
+    asked += f" --tasks {given.tasks}" * (given.tasks != EXPERIMENT.paper.tasks)
     found = {
-        "command": f"python benchmarks/as_the_authors.py{short}",
-        "environment": describe_environment("cpu", 1, len(STRENGTHS)),
+        "command": f"python benchmarks/as_the_authors.py{asked}",
+        "environment": describe_environment("cpu", 1, len(runs)),
         "epochs": given.epochs,
         "tasks": given.tasks,
         "seed": SEED,
-        "runs": runs,
+        "first_anchor": given.first_anchor,
+        "runs": learnt_runs,
     }
     given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 

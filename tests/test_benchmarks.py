@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from synaptic_intelligence import SynapticIntelligence
 from synaptic_intelligence.tasks import Task
 from synaptic_intelligence.train import train_epoch
 
@@ -74,6 +75,28 @@ def test_without_what_is_clipped_that_loop_is_the_librarys(monkeypatch: pytest.M
                 assert module.train_epoch(model, optimizer, task, 8, order) == 0.0
         weights.append(model.weight.detach())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+
+
+def test_with_the_first_anchor_at_zero_the_first_importance_is_the_path_over_the_squared_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = load("as_the_authors")
+    p = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    synapses = SynapticIntelligence([("p", p)], optimizer, c=0.02, xi=0.1)
+    module.put_the_first_anchor_at_zero(synapses)
+    target, theta, path = torch.ones(3).double(), p.detach().clone(), torch.zeros(3).double()
+    for _ in range(5):
+        optimizer.zero_grad()
+        ((p - target) ** 2).sum().backward()
+        optimizer.step()
+        path += 0.1 * (2 * (theta - target)) ** 2
+        theta -= 0.1 * 2 * (theta - target)
+    synapses.consolidate()
+    torch.testing.assert_close(synapses.omega["p"], path / (theta**2 + 0.1), rtol=1e-12, atol=0)
+    # From the second task on the weights are held where they are, not at zero.
+    torch.testing.assert_close(synapses.state_dict()["anchor"]["p"], theta, rtol=1e-12, atol=0)
 
 
 def test_shares_add_up_and_tell_units_from_synapses() -> None:
