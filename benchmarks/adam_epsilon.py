@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_file import result_file
 
 from synaptic_intelligence import SynapticIntelligence
 from synaptic_intelligence.experiments import EXPERIMENTS
@@ -66,7 +67,7 @@ def main() -> None:
     """Learn with both, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=EXPERIMENT.paper.epochs)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "adam-epsilon.json")
+    parser.add_argument("--out", type=result_file, default=ROOT / "results" / "adam-epsilon.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
     whole = given.epochs == EXPERIMENT.paper.epochs

@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 from adam_epsilon import put_before_the_correction
+from result_file import result_file
 from torch import Tensor, nn
 
 from synaptic_intelligence import SynapticIntelligence
@@ -115,10 +116,8 @@ def main() -> None:
     parser.add_argument("--first-anchor", choices=("weights", "zero"), default="weights")
     parser.add_argument("--epochs", type=int, default=EXPERIMENT.paper.epochs)
     parser.add_argument("--tasks", type=int, default=EXPERIMENT.paper.tasks)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "as-the-authors.json")
+    parser.add_argument("--out", type=result_file, default=ROOT / "results" / "as-the-authors.json")
     given = parser.parse_args()
-    if not given.out.parent.is_dir():
-        parser.error(f"--out: the folder {given.out.parent} does not exist; make it first")
     runs = list(product(given.c or STRENGTHS, given.permutations or [PERMUTATIONS_SEED]))
     learnt = partial(learn, first_anchor=given.first_anchor, epochs=given.epochs, tasks=given.tasks)
     with ProcessPoolExecutor(len(runs), mp_context=get_context("spawn")) as pool:

@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from result_file import result_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -157,7 +158,7 @@ def main() -> None:
     """Train, print and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=Sizes.seeds)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bootstrap.json")
+    parser.add_argument("--out", type=result_file, default=ROOT / "results" / "bootstrap.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     began, sizes = time.process_time(), Sizes(seeds=options.seeds)

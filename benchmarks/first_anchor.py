@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_file import result_file
 
 from synaptic_intelligence import SynapticIntelligence
 from synaptic_intelligence.experiments import EXPERIMENTS
@@ -78,7 +79,7 @@ def main() -> None:
     """Compare, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=EXPERIMENT.paper.epochs)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "first-anchor.json")
+    parser.add_argument("--out", type=result_file, default=ROOT / "results" / "first-anchor.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = {

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_file import result_file
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -151,7 +152,7 @@ def main() -> None:
     parser.add_argument(
         "--paths", type=Path, default=ROOT / "runs" / f"shared-synapses-{EPOCHS}-{SEED}", help="where paths are kept"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "shared-synapses.json")
+    parser.add_argument("--out", type=result_file, default=ROOT / "results" / "shared-synapses.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.paths.mkdir(parents=True, exist_ok=True)

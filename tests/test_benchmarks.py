@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,24 @@ from synaptic_intelligence.train import train_epoch
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
-def load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A script of benchmarks/ as a module, found with those beside it as when it is run."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def loaded(name: str) -> Any:
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return loaded
 
 
-def test_epsilon_before_the_correction_is_the_adam_of_keras() -> None:
+def test_epsilon_before_the_correction_is_the_adam_of_keras(load: Callable[[str], Any]) -> None:
     """theta -= lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon)."""
     p = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
     optimizer = torch.optim.Adam([p], lr=0.1, eps=1e-3)
@@ -42,8 +52,7 @@ def test_epsilon_before_the_correction_is_the_adam_of_keras() -> None:
         torch.testing.assert_close(p.detach(), theta, rtol=1e-12, atol=0)
 
 
-def test_the_clipped_loss_is_that_of_keras_and_teaches_nothing_where_it_clips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_the_clipped_loss_is_that_of_keras_and_teaches_nothing_where_it_clips(load: Callable[[str], Any]) -> None:
     module = load("as_the_authors")
     # Wrong and certain of it, in between, right and certain of it.
     logits = torch.tensor([[-20.0, 0.0, 0.0], [1.0, 0.0, -1.0], [20.0, 0.0, 0.0]], dtype=torch.float64)
@@ -58,8 +67,7 @@ def test_the_clipped_loss_is_that_of_keras_and_teaches_nothing_where_it_clips(mo
     torch.testing.assert_close(logits.grad, torch.stack([0 * p, p / 3, 0 * p]), rtol=1e-12, atol=0)
 
 
-def test_without_what_is_clipped_that_loop_is_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_without_what_is_clipped_that_loop_is_the_librarys(load: Callable[[str], Any]) -> None:
     module = load("as_the_authors")
     x = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
     task = Task("all", x, torch.arange(50) % 3, x, torch.arange(50) % 3, (0, 1, 2))
@@ -78,9 +86,8 @@ def test_without_what_is_clipped_that_loop_is_the_librarys(monkeypatch: pytest.M
 
 
 def test_with_the_first_anchor_at_zero_the_first_importance_is_the_path_over_the_squared_weights(
-    monkeypatch: pytest.MonkeyPatch,
+    load: Callable[[str], Any],
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = load("as_the_authors")
     p = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
     optimizer = torch.optim.SGD([p], lr=0.1)
@@ -99,7 +106,7 @@ def test_with_the_first_anchor_at_zero_the_first_importance_is_the_path_over_the
     torch.testing.assert_close(synapses.state_dict()["anchor"]["p"], theta, rtol=1e-12, atol=0)
 
 
-def test_shares_add_up_and_tell_units_from_synapses() -> None:
+def test_shares_add_up_and_tell_units_from_synapses(load: Callable[[str], Any]) -> None:
     module = load("shared_synapses")
     generator = torch.Generator().manual_seed(0)
     rows, columns = (torch.rand(n, generator=generator, dtype=torch.float64) for n in (30, 40))
@@ -119,3 +126,31 @@ def test_shares_add_up_and_tell_units_from_synapses() -> None:
     assert shared["covariance, units"] < 0 < 1 < shared["covariance, synapses"]
     assert shared["variance, units"] < 0.2
     assert module.shares([product + noise, 2 * product + noise])["covariance, synapses"] > 0.8
+
+
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if '"--out"' in path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_result_that_could_not_be_written_is_refused_before_anything_is_computed(
+    name: str,
+    load: Callable[[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = load(name)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("it went on"))
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("it went on"), raising=False)
+    for given, said in ((tmp_path / "none" / "x.json", "does not exist"), (tmp_path, "is a folder")):
+        monkeypatch.setattr("sys.argv", [name, "--out", str(given)])
+        with pytest.raises(SystemExit) as caught:
+            module.main()
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_result_in_a_folder_that_is_there_can_be_written(load: Callable[[str], Any], tmp_path: Path) -> None:
+    result_file = load("result_file").result_file
+    assert result_file(str(tmp_path / "x.json")) == tmp_path / "x.json"
+    assert result_file("x.json") == Path("x.json")

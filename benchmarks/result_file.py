@@ -1,0 +1,22 @@
+"""Where a benchmark writes, asked before an hour of computing and not after it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+
+def result_file(given: str) -> Path:
+    """Return the path of a file that can be written, as the ``type`` of an option.
+
+    Raises:
+        ArgumentTypeError: its folder does not exist, or it is a folder itself.
+    """
+    path = Path(given)
+    if not path.parent.is_dir():
+        msg = f"the folder {path.parent} does not exist; make it first"
+        raise ArgumentTypeError(msg)
+    if path.is_dir():
+        msg = f"{path} is a folder; name a file in it, such as {path / 'result.json'}"
+        raise ArgumentTypeError(msg)
+    return path
