@@ -63,6 +63,26 @@ def authors(file: Path) -> str:
     )
 
 
+def permutations(file: Path) -> str:
+    """Say what benchmarks/as_the_authors.py has found with other permutations."""
+    found = json.loads(file.read_text("utf-8"))
+    beside = json.loads(file.with_name("as-the-authors.json").read_text("utf-8"))
+    same = {run["c"]: _averages(run["accuracy"]) for run in beside["runs"]}
+    said = []
+    for c in dict.fromkeys(run["c"] for run in found["runs"]):
+        curves = [_averages(run["accuracy"]) for run in found["runs"] if run["c"] == c]
+        ends = [curve[-1] for curve in curves]
+        said.append(
+            f"with c = {c:g} at {_accuracies(ends)} (with the permutations above {same[c][len(curves[0]) - 1]:.3f}, "
+            f"theirs {TARGETS['permuted-mnist']['si', c]})"
+        )
+    anchored = " and the first anchor at zero" if found["first_anchor"] == "zero" else ""
+    return (
+        f"With other permutations{anchored}, else as in that run, the network ends {'; '.join(said)}. "
+        f"{_made(file, found, tasks=found['tasks'])}\n"
+    )
+
+
 def second(file: Path) -> str:
     """Say how another seed of permuted MNIST lies beside the first, of the strengths that it has whole."""
     said = []
@@ -164,6 +184,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "anchor": anchor,
     "epsilon": epsilon,
     "authors": authors,
+    "permutations": permutations,
     "second": second,
     "fifty": fifty,
     "shared": shared,

@@ -92,6 +92,18 @@ def test_the_authors_loss_is_told_beside_ours_and_theirs(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize(("anchor", "said"), [("zero", " and the first anchor at zero"), ("weights", "")])
+def test_other_permutations_are_told_beside_ours_and_theirs(tmp_path: Path, anchor: str, said: str) -> None:
+    rows = {"ours": [[0.9, 0.1], [0.8, 0.6]], "one": [[0.9, 0.1], [0.7, 0.5]], "two": [[0.9, 0.1], [0.5, 0.5]]}
+    (tmp_path / "as-the-authors.json").write_text(json.dumps({"runs": [{"c": 0.02, "accuracy": rows["ours"]}]}))
+    runs = [{"c": 0.02, "permutations": seed, "accuracy": rows[name]} for seed, name in enumerate(("one", "two"), 1)]
+    found = {"command": "python made_up.py", "epochs": 20, "tasks": 2, "seed": 0, "first_anchor": anchor, "runs": runs}
+    assert aside.permutations(written(tmp_path, found)).startswith(
+        f"With other permutations{said}, else as in that run, the network ends with c = 0.02 at 0.600 and 0.500 (with "
+        "the permutations above 0.700, theirs 0.939). One seed (not the paper's protocol: 2 tasks instead of 10): `pyth"
+    )
+
+
 def test_a_second_seed_is_told_beside_the_first(tmp_path: Path) -> None:
     files = [tmp_path / f"permuted-mnist{end}.json" for end in ("", "-seed-1")]
     firsts = [run(seed, "si", 0.0, last=last) for seed, last in enumerate(([0.5, 0.9], [0.1, 0.1]))]
