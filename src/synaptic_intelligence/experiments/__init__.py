@@ -8,6 +8,7 @@ from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.experiments.quadratic import QUADRATIC
 from synaptic_intelligence.experiments.split_cifar import SPLIT_CIFAR
 from synaptic_intelligence.experiments.split_cifar10 import SPLIT_CIFAR10
+from synaptic_intelligence.experiments.split_cifar10_halves import SPLIT_CIFAR10_HALVES
 from synaptic_intelligence.experiments.split_mnist import SPLIT_MNIST
 from synaptic_intelligence.experiments.study import Study
 from synaptic_intelligence.experiments.task_correlations import TASK_CORRELATIONS
@@ -15,7 +16,7 @@ from synaptic_intelligence.experiments.toy import TOY
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (SPLIT_MNIST, PERMUTED_MNIST, TASK_CORRELATIONS, SPLIT_CIFAR, SPLIT_CIFAR10)
+    for experiment in (SPLIT_MNIST, PERMUTED_MNIST, TASK_CORRELATIONS, SPLIT_CIFAR, SPLIT_CIFAR10_HALVES, SPLIT_CIFAR10)
 }
 """Every experiment that learns a stream of tasks, by its name on the command line."""
 

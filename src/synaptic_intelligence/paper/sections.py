@@ -21,6 +21,7 @@ SECTIONS: dict[str, Section] = {
     "permuted-mnist": Section("figure 4", draw_beside_paper, accuracy_rows),
     "task-correlations": Section("figure 5", draw_correlations, correlation_rows, runs_of="permuted-mnist"),
     "split-cifar": Section("figure 6", draw_final, accuracy_rows, training=True),
-    "split-cifar10": Section("appendix", draw_final, accuracy_rows, training=True),
+    "split-cifar10-halves": Section("supplement", draw_final, accuracy_rows, training=True),
+    "split-cifar10": Section("supplement", draw_final, accuracy_rows, training=True),
 }
 """By experiment."""
