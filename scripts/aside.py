@@ -12,7 +12,7 @@ from typing import Any
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.settings import deviations
 from synaptic_intelligence.metrics import AccuracyMatrix
-from synaptic_intelligence.paper.correlations import layer_names
+from synaptic_intelligence.paper.correlations import correlation_rows, layer_names
 from synaptic_intelligence.paper.targets import TARGETS
 from synaptic_intelligence.result import Run, read_result
 
@@ -95,6 +95,20 @@ def second(file: Path) -> str:
             f"{max(apart):.3f} apart, and one task before the end {apart[-2]:.3f}"
         )
     return f"A second seed, with other weights and another order of the images, ends {'. It ends '.join(said)}.\n"
+
+
+def alike(file: Path) -> str:
+    """Say how alike the paths of two tasks are with another seed of permuted MNIST, held against not held."""
+    other, first = (
+        {row.what: row.ours.partition(" ")[0] for row in correlation_rows(read_result(of))}
+        for of in (file, file.with_name("permuted-mnist.json"))
+    )
+    said: dict[str, list[str]] = {}
+    for what in (what for what in other if what.endswith(" less c = 0") and what in first):
+        pairs, _, strengths = what.removeprefix("second layer, ").partition(": ")
+        said.setdefault(strengths, []).append(f"{other[what]} for {pairs} (first seed {first[what]})")
+    found = ". ".join(f"{strengths} is {'; '.join(each)}" for strengths, each in said.items())
+    return f"With the second seed of figure 4, {found}.\n"
 
 
 def fifty(file: Path) -> str:
@@ -186,6 +200,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "authors": authors,
     "permutations": permutations,
     "second": second,
+    "alike": alike,
     "fifty": fifty,
     "shared": shared,
 }

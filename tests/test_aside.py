@@ -116,6 +116,23 @@ def test_a_second_seed_is_told_beside_the_first(tmp_path: Path) -> None:
     )
 
 
+def test_a_second_seeds_paths_are_told_beside_the_first(tmp_path: Path) -> None:
+    def paths(*values: float) -> dict[str, Any]:
+        return {"0.weight": [[1.0], [0.0, 1.0]], "2.weight": [[1.0], [values[0], 1.0]]}
+
+    main, other = (tmp_path / f"permuted-mnist{end}.json" for end in ("", "-seed-1"))
+    for file, seed, free, held in ((main, 0, 0.5, 0.2), (other, 1, 0.4, 0.6)):
+        runs = [
+            run(seed, "si", c, last=[0.5, 0.5], correlation=paths(value)) for c, value in ((0.0, free), (0.02, held))
+        ]
+        write_result(replace(RESULT, runs=runs, planned_runs=2), file)
+    assert aside.alike(other) == (
+        "With the second seed of figure 4, c = 0.02 less c = 0 is 0.200 for the two tasks most alike (first seed "
+        "-0.300); 0.200 for neighbouring tasks, mean (first seed -0.300); 0.200 for all pairs of tasks, mean (first "
+        "seed -0.300).\n"
+    )
+
+
 def test_each_strength_is_told_of_many_tasks(tmp_path: Path) -> None:
     main, many = (tmp_path / f"permuted-mnist{end}.json" for end in ("", "-30"))
     runs = [run(0, "si", c, last=[0.6] * 15 + [0.9] * 15) for c in (0.1, 1.0)]

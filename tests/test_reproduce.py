@@ -18,7 +18,7 @@ from made_up import RESULT
 
 from synaptic_intelligence.cli.reproducing import default_names
 from synaptic_intelligence.data import load_cifar10
-from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES, split_cifar, split_cifar10
+from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES, split_cifar, split_cifar10, split_cifar10_halves
 from synaptic_intelligence.paper.sections import SECTIONS
 from synaptic_intelligence.result import read_result, write_result
 from synaptic_intelligence.tasks import Task
@@ -39,7 +39,7 @@ def cifar() -> Iterator[None]:
     if real and (Path(real) / "cifar10").is_dir():
         patch.setenv("SYNAPTIC_DATA_DIR", real)
     else:
-        for module in (split_cifar, split_cifar10):
+        for module in (split_cifar, split_cifar10, split_cifar10_halves):
             patch.setattr(module, "load_cifar10", lambda folder: _noise("CIFAR-10", 10))
         patch.setattr(split_cifar, "load_cifar100", lambda folder: _noise("CIFAR-100", 50))
     yield

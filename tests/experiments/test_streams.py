@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -15,18 +16,26 @@ from tiny import Stop, numbers, resume, start, stop_at
 from torch import Tensor, nn
 
 from synaptic_intelligence.data import DataError
-from synaptic_intelligence.experiments import EXPERIMENTS, Experiment, permuted_mnist, split_cifar, split_cifar10
+from synaptic_intelligence.experiments import (
+    EXPERIMENTS,
+    Experiment,
+    permuted_mnist,
+    split_cifar,
+    split_cifar10,
+    split_cifar10_halves,
+)
 from synaptic_intelligence.experiments.networks import convolutional_network, multilayer_perceptron
 from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
 from synaptic_intelligence.experiments.plan import EpochDone, Message, Plan
 from synaptic_intelligence.experiments.settings import Settings, deviations
 from synaptic_intelligence.experiments.split_cifar import SPLIT_CIFAR
 from synaptic_intelligence.experiments.split_cifar10 import SPLIT_CIFAR10
+from synaptic_intelligence.experiments.split_cifar10_halves import SPLIT_CIFAR10_HALVES
 from synaptic_intelligence.paper.targets import TARGETS
 from synaptic_intelligence.result import read_result
 from synaptic_intelligence.tasks import Task
 
-ALL = (PERMUTED_MNIST, SPLIT_CIFAR, SPLIT_CIFAR10)
+ALL = (PERMUTED_MNIST, SPLIT_CIFAR, SPLIT_CIFAR10_HALVES, SPLIT_CIFAR10)
 
 
 def made(make: Callable[[torch.Generator], nn.Module], seed: int = 0) -> nn.Module:
@@ -77,6 +86,8 @@ def test_the_defaults_are_the_papers() -> None:
     assert SPLIT_CIFAR10.paper == Settings(
         seeds=5, first_seed=0, c=(0.0, 0.1), xi=1e-3, epochs=60, batch_size=256, lr=1e-3, tasks=5, limit=None, rivals=()
     )
+    # Two tasks of 60 epochs, ten repetitions; c is not told but that it is above zero.
+    assert SPLIT_CIFAR10_HALVES.paper == replace(SPLIT_CIFAR10.paper, seeds=10, tasks=2)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +95,7 @@ def test_the_defaults_are_the_papers() -> None:
     [
         (PERMUTED_MNIST, False, False, 0.1, None),
         (SPLIT_CIFAR, True, True, 0.1, 6),
+        (SPLIT_CIFAR10_HALVES, True, True, 0.2, 2),
         (SPLIT_CIFAR10, True, True, 0.5, 5),
     ],
 )
@@ -290,7 +302,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path | None]]:
     ten, hundred = labelled(40, 10, 3, 32, 32), labelled(200, 50, 3, 32, 32)
     monkeypatch.setattr(split_cifar, "load_cifar10", loader("CIFAR-10", ten))
     monkeypatch.setattr(split_cifar, "load_cifar100", loader("CIFAR-100", hundred))
-    monkeypatch.setattr(split_cifar10, "load_cifar10", loader("CIFAR-10", ten))
+    for module in (split_cifar10, split_cifar10_halves):
+        monkeypatch.setattr(module, "load_cifar10", loader("CIFAR-10", ten))
     return asked
 
 
@@ -334,6 +347,20 @@ def test_split_cifar10_is_pairs_of_classes(stand_ins: list[tuple[str, Path | Non
         assert (len(task.train_targets), len(task.test_targets)) == (8, 4)
     assert tuple(task.name for task in stream) == SPLIT_CIFAR10.task_names(tasks)
     assert SPLIT_CIFAR10.task_names(2) == ("0/1", "2/3")
+
+
+@pytest.mark.parametrize("tasks", [2, 1])
+def test_the_halves_are_the_first_and_the_last_five_classes(
+    stand_ins: list[tuple[str, Path | None]], tasks: int
+) -> None:
+    stream = SPLIT_CIFAR10_HALVES.stream(Path("here"), tasks)
+    assert stand_ins == [("CIFAR-10", Path("here"))]
+    assert [task.classes for task in stream] == [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)][:tasks]
+    for task in stream:
+        assert (task.train_inputs.flatten(1) % 100 == task.train_targets[:, None]).all()
+        assert (len(task.train_targets), len(task.test_targets)) == (20, 10)
+    assert tuple(task.name for task in stream) == SPLIT_CIFAR10_HALVES.task_names(tasks) == ("0-4", "5-9")[:tasks]
+    assert "one head of five outputs" in SPLIT_CIFAR10_HALVES.protocol["network"]
 
 
 def test_without_its_data_each_says_so(tmp_path: Path) -> None:
@@ -385,6 +412,13 @@ def test_the_page_says_of_cifar_what_the_committed_runs_show() -> None:
     assert abs(targets["si", 0.0].difference(fmean(kept.accuracy[-1]))) <= 0.03
     assert targets["si", 0.0].difference(fmean(found["si", 0.0].accuracy[-1])) > 0.05
     assert abs(targets["si", 0.01].difference(fmean(found["si", 0.01].accuracy[-1]))) <= 0.03
+    scratch = found["scratch", None]
+    pairs = {c: list(zip(found["si", c].accuracy[-1], scratch.accuracy[-1], strict=True)) for c in (0.01, 0.1)}
+    above = {c: [task for task, (a, b) in enumerate(both, 1) if a > b] for c, both in pairs.items()}
+    assert above == {0.01: [2, 3, 4, 5, 6], 0.1: [2, 3, 4]}
+    for c in above:
+        trained = (found["si", c].final_train_accuracy, scratch.final_train_accuracy)
+        assert all(a < b for a, b in zip(*trained, strict=True))
     less = fmean(kept.accuracy[-1]) - fmean(found["si", 0.0].accuracy[-1])
     assert abs(less + targets["si", 0.0].difference(fmean(found["si", 0.0].accuracy[-1]))) <= 0.03
     assert {tuple(run.accuracy[0]) for run in (kept, *found.values())} == {tuple(kept.accuracy[0])}

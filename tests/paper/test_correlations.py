@@ -47,8 +47,10 @@ def test_correlations_are_means_over_pairs_and_then_over_seeds() -> None:
 
 def test_each_of_the_three_readings_has_its_number_and_its_verdict() -> None:
     rows = correlation_rows(_result(_run(0, 0.0, RISING), _run(0, 0.1, FLAT)))
-    assert [(r.expected, r.ours, r.difference) for r in rows[:3]] == [
+    assert [(r.expected, r.ours, r.difference) for r in rows[:5]] == [
         ("above 0", "0.650 (1 seed)", "agrees, one seed"),  # (0.9 + 0.7) / 2 - (0.1 + 0.2) / 2
+        ("-", "0.000 (1 seed)", ""),  # what consolidation makes of it
+        ("below 0", "-0.700 (1 seed)", "agrees, one seed"),  # 0.2 - 0.9
         ("below 0", "-0.275 (1 seed)", "agrees, one seed"),  # 0.2 - (0.1 + 0.2 + 0.9 + 0.7) / 4
         ("below 0", "-0.170 (1 seed)", "agrees, one seed"),  # 0.2 - (1.9 + 6 * 0.3) / 10
     ]
@@ -68,26 +70,26 @@ def test_the_first_layer_is_less_alike_than_the_second_or_that_is_said(second: M
 def test_runs_of_different_first_tasks_are_no_pair() -> None:
     held = _run(0, 0.1, RISING)
     other = replace(held, accuracy=[[0.4, *held.accuracy[0][1:]], *held.accuracy[1:]])
-    assert len(_readings(_result(_run(0, 0.0, FLAT), held))) == 3
+    assert len(_readings(_result(_run(0, 0.0, FLAT), held))) == 4
     assert len(_readings(_result(_run(0, 0.0, FLAT), other))) == 1
 
 
 def test_what_goes_the_other_way_is_said() -> None:
     rows = _readings(_result(_run(0, 0.0, FLAT), _run(0, 0.1, RISING)))
     # Flat paths do not become more alike: zero decides nothing.
-    assert [r.difference for r in rows] == ["undecided", "disagrees, one seed", "disagrees, one seed"]
+    assert [r.difference for r in rows] == ["undecided", *["disagrees, one seed"] * 3]
 
 
 def test_an_interval_that_holds_zero_decides_nothing() -> None:
     runs = [_run(0, 0.0, FLAT), _run(0, 0.1, RISING), _run(1, 0.0, RISING), _run(1, 0.1, FLAT)]
     rows = _readings(_result(*runs))
-    assert [r.difference for r in rows] == ["undecided"] * 3
+    assert [r.difference for r in rows] == ["undecided"] * 4
     assert rows[1].ours.endswith("(2 seeds)")
 
 
 def test_seeds_are_compared_with_themselves_alone() -> None:
-    (row, _) = _readings(_result(_run(7, 0.0, FLAT[:3]), _run(8, 0.1, FLAT[:3]), _run(7, 0.1, RISING[:3])))
-    assert row.ours == "-0.050 (1 seed)"
+    rows = _readings(_result(_run(7, 0.0, FLAT[:3]), _run(8, 0.1, FLAT[:3]), _run(7, 0.1, RISING[:3])))
+    assert [row.ours for row in rows] == ["0.100 (1 seed)", "-0.050 (1 seed)", "0.000 (1 seed)"]
 
 
 def test_a_claim_about_two_strengths_needs_both() -> None:
@@ -99,7 +101,7 @@ def test_tasks_that_lie_far_apart_have_a_reading_of_their_own_where_there_are_en
         [[0.2] * i + [1.0] for i in range(7)],
         [[0.1 * (i - j) for j in range(i)] + [1.0] for i in range(7)],
     )
-    row = _readings(_result(_run(0, 0.0, flat), _run(0, 0.1, rising)))[2]
+    row = _readings(_result(_run(0, 0.0, flat), _run(0, 0.1, rising)))[3]
     # Five apart (twice) 0.5, six apart 0.6; all others 0.2.
     assert (row.ours, row.difference) == ("0.333 (1 seed)", "disagrees, one seed")
 
@@ -108,15 +110,15 @@ def test_the_committed_runs_say_what_the_page_says_of_them() -> None:
     """The words in the section "Differences" of the page; where this fails, they must change."""
     rows = correlation_rows(read_result(COMMITTED))
     claimed = [row for row in rows if row.what.startswith("second layer") and row.expected != "-"]
-    verdicts = ["agrees, one seed", "agrees, one seed", "disagrees, one seed", "undecided"]
+    verdicts = [*["agrees, one seed"] * 3, "disagrees, one seed", "undecided"]
     assert [row.difference for row in claimed] == verdicts
     shown = {row.what: float(row.ours.split()[0]) for row in rows}
     for c in ("0.01", "0.02"):
         near, far, every = (
             shown[f"second layer, {pairs}: c = {c} less c = 0"]
-            for pairs in ("each task and the one before it", "tasks that lie five or more apart", "all pairs of tasks")
+            for pairs in ("neighbouring tasks, mean", "tasks five or more apart, mean", "all pairs of tasks, mean")
         )
-        assert shown["second layer, each task and the one before it: c = 0.1 less c = 0"] < near < 0 < every < far
+        assert shown["second layer, neighbouring tasks, mean: c = 0.1 less c = 0"] < near < 0 < every < far
     without, *held = [shown[what] for what in shown if what.startswith("first layer, mean")]
     assert without > max(held)
     (lower,) = (row for row in rows if row.what.startswith("first layer less second layer"))

@@ -100,8 +100,28 @@ def test_the_overview_has_every_method_and_of_what_was_not_run_no_more_than_that
     how = "the protocol's settings, 1 of 5 seeds"
     assert f"|  | average accuracy, all tasks at once | - | 0.980 (1 seed) |  | {how} |" in overview
     assert "|  | average accuracy, c = 0.02 | 0.939 | not run |  |  |" in overview
-    assert "| appendix | average accuracy, without synapses (c = 0) | - | 0.600 ± 0.000 (5 seeds) |" in overview
+    assert "| beside the paper | average accuracy, without synapses (c = 0) | - | 0.600 ± 0.000 (5 seeds) |" in overview
     assert f"|  | average accuracy, c = 0.1 | - | 0.965 (1 seed) |  | {how} |" in overview
+
+
+def test_each_main_result_says_which_network_learnt_and_how(tmp_path: Path) -> None:
+    plan: dict[str, JSON] = {
+        "network": "a network",
+        "initialisation": "As it was",
+        "optimizer": "Adam",
+        "lr": 0.001,
+        "xi": 0.1,
+    }
+    files = [tmp_path / f"split-mnist{end}.json" for end in ("", "-short")]
+    for file, epochs, deviations in zip(files, (10, 1), ([], ["1 epoch instead of 10"]), strict=True):
+        told: dict[str, JSON] = {**plan, "lr": 0.001, "batch_size": 64, "epochs": epochs, "xi": 0.1}
+        result = replace(RESULT, settings=told, deviations=deviations, runs=[run(0, "si", 1.0, last=[0.9, 0.9])])
+        write_result(replace(result, planned_runs=1), file)
+    page, *_ = write_paper(SECTIONS, {"split-mnist": files}, tmp_path, results="")
+    (line,) = (line for line in page.read_text("utf-8").splitlines() if line.startswith("Network: "))
+    assert line == (
+        "Network: a network. As it was. Adam; learning rate 0.001; batches of 64; 10 epochs of each task; xi = 0.1."
+    )
 
 
 def test_what_is_run_once_more_says_why_it_stands_beside(tmp_path: Path) -> None:
@@ -112,6 +132,9 @@ def test_what_is_run_once_more_says_why_it_stands_beside(tmp_path: Path) -> None
             write_result(replace(RESULT, experiment="split-cifar10", runs=these, planned_runs=2), file)
         page, *_ = write_paper(SECTIONS, {"split-cifar10": files}, tmp_path, results="")
         (line,) = (line for line in page.read_text("utf-8").splitlines() if line.startswith("### "))
+        # The figure, which is seen alone, too, says the same.
+        apart = line.removeprefix("### Also").partition(": ")[0]
+        assert f"{RESULT.title}{apart}" in (tmp_path / "figures" / "split-cifar10-more.svg").read_text("utf-8")
         return line
 
     again = run(0, "si", 0.1, last=[0.6, 0.7])

@@ -9,7 +9,7 @@ from pathlib import Path
 from made_up import RESULT, run
 
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows, paired_rows
-from synaptic_intelligence.paper.search import searched, smallest
+from synaptic_intelligence.paper.search import WITHIN, searched, smallest
 from synaptic_intelligence.paper.targets import TARGETS, Target
 from synaptic_intelligence.report.statistics import summarize
 from synaptic_intelligence.result import read_result
@@ -141,6 +141,9 @@ def test_the_committed_rivals_of_figure_4_do_what_the_page_says_of_them() -> Non
     before = [summary for summary in found if summary.c != max(s.c or 0.0 for s in found)]
     assert smallest(before, "ewc") == weak
     reached = {s.c: s.average.mean for s in found if s.method == "ewc"}
+    # The limit lies one image above what the weaker reaches, of three times ten thousand.
+    of_images = {c: round(30_000 * mean) for c, mean in reached.items()}
+    assert of_images[weak] == max(of_images.values()) - 30_000 * WITHIN - 1
     assert abs(reached[strong] - reached[weak]) < 0.001
     assert curves[0][-1] - curves[1][-1] > 0.01
     # What synapses of a good strength hold in the short form, and what they hold with the paper's.

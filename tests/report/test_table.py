@@ -150,8 +150,8 @@ def test_every_method_has_its_row_by_name(make_result: Callable[..., Result]) ->
         "| c = 1 | 1 | 0.990 | 1.000 | 0.995 | 0.010 | -0.010 |",
         "| EWC, c = 30 | 1 | 0.990 | 1.000 | 0.995 | 0.010 | -0.010 |",
         "| SGD with dropout | 1 | 0.990 | 1.000 | 0.995 | 0.010 | -0.010 |",
-        "| each task from scratch | 1 | 0.990 | 1.000 | 0.995 | 0.010 | -0.010 |",
-        # Learnt at once, nothing is forgotten.
+        # Learnt each by a network of its own, or at once, nothing is forgotten.
+        "| each task from scratch | 1 | 0.990 | 1.000 | 0.995 | - | - |",
         "| all tasks at once | 1 | 0.990 | 0.980 | 0.985 | - | - |",
         "| new one | 1 | 0.990 | 1.000 | 0.995 | 0.010 | -0.010 |",
     ]

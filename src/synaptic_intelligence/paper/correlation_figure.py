@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from synaptic_intelligence.drawing.style import STYLE, footer_height, inscribe
+from synaptic_intelligence.drawing.style import SOFT, STYLE, footer_height, inscribe
 from synaptic_intelligence.paper.correlations import between_tasks, layer_names, runs_compared
 from synaptic_intelligence.report.wording import method_name, warnings
 from synaptic_intelligence.result import Result, Run
@@ -56,6 +56,7 @@ def draw_correlations(result: Result) -> Figure:
         if image is not None:
             bar = figure.add_axes((8.25 / _WIDTH, (bottom + 0.25) / height, 0.12 / _WIDTH, 1.85 / height))
             figure.colorbar(image, cax=bar, extend="max").outline.set_visible(False)
+            bar.set_title("correlation", size=8, loc="right", pad=6, weight="normal", color=SOFT)
             bar.tick_params(labelsize=8)
         seeds = " or ".join(map(str, sorted({len(runs) for runs in methods.values()})))
         told = (

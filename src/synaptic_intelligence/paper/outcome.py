@@ -45,6 +45,16 @@ def said_of(outcome: Outcome) -> list[str]:
     return warnings(outcome) if isinstance(outcome, Result) else study_warnings(outcome)
 
 
+def protocol_said(result: Result) -> str:
+    """Say which network learnt, how it began, and how it was trained; how a rival differs is told elsewhere."""
+    names = ("network", "initialisation", "optimizer", "lr", "batch_size", "epochs", "xi")
+    network, initialisation, optimizer, lr, batch, epochs, xi = (result.settings.get(name) for name in names)
+    return (
+        f"Network: {network}. {initialisation}. {optimizer}; learning rate {lr}; batches of {batch}; {epochs} "
+        f"epoch{'s'[: epochs != 1]} of each task; xi = {xi}."
+    )
+
+
 def made(outcome: Outcome, main: Outcome | None = None) -> str:
     """Say by which command, in what time, where and from which commit an outcome was made.
 

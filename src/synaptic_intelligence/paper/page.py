@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, final
@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from synaptic_intelligence.atomic import replacing
 from synaptic_intelligence.drawing.style import svg_text
 from synaptic_intelligence.experiments import EXPERIMENTS
+from synaptic_intelligence.experiments.importance_measures import IMPORTANCE_MEASURES
 from synaptic_intelligence.experiments.job import SGD_LR
 from synaptic_intelligence.experiments.optimizers import step_length
 from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
-from synaptic_intelligence.paper.outcome import Outcome, made, read_outcome, said_of
+from synaptic_intelligence.paper.outcome import Outcome, made, protocol_said, read_outcome, said_of
 from synaptic_intelligence.paper.row import NOT_RUN, Row, accuracy_rows, is_comparable, markdown_rows, paired_rows
 from synaptic_intelligence.paper.search import WITHIN, draw_search, said_of_search, search_rows
 from synaptic_intelligence.paper.training import training_table
@@ -90,8 +91,8 @@ def write_paper(
             if isinstance(outcome, Result) and path.stem.startswith(f"{name}-search"):
                 search.append((path, outcome))
                 continue
-            figure = drawn(sections[name].draw(outcome), _stem(name, path))
             main = outcomes[name][0][1]
+            figure = drawn(sections[name].draw(_named(outcome, main)), _stem(name, path))
             parts.append(_shown(sections[name], path, outcome, None if outcome is main else main, figure, results))
         if search:
             figure = drawn(draw_search([outcome for _, outcome in search]), f"{name}-search")
@@ -113,6 +114,7 @@ def write_paper(
         sgd_lr=SGD_LR,
         within=WITHIN,
         first_step=step_length(1),
+        measured=IMPORTANCE_MEASURES.settings,
         longest_step=max(map(step_length, range(1, 1000))),
         hundredth_step=step_length(100),
     )
@@ -176,13 +178,25 @@ def _rows(section: Section, outcome: Outcome, main: Outcome | None) -> list[Row]
 def _beside(outcome: Outcome, main: Outcome) -> str:
     if outcome.deviations or not isinstance(outcome, Result) or not isinstance(main, Result):
         return f"Beside the protocol: {'; '.join(outcome.deviations)}"
+    names = [method_name(summary.method, summary.c) for summary in summarize(outcome)]
+    return f"Also{_apart(outcome, main)}: {'; '.join(names)}"
+
+
+def _apart(outcome: Result, main: Result) -> str:
+    """Say what tells a result of the protocol from the main one that has the same methods: seeds, or the first task."""
     methods = {(run.method, run.c) for run in main.complete_runs}
     runs = [run for run in outcome.complete_runs if (run.method, run.c) in methods]
     seeds = {run.seed for run in runs} - {run.seed for run in main.complete_runs}
     listed = ", ".join(map(str, sorted(seeds)))
     other = f", with seed{'s' * (len(seeds) > 1)} {listed}" if seeds else ", from another first task"
-    names = [method_name(summary.method, summary.c) for summary in summarize(outcome)]
-    return f"Also{other if runs else ''}: {'; '.join(names)}"
+    return other if runs else ""
+
+
+def _named(outcome: Outcome, main: Outcome) -> Outcome:
+    """Return an outcome with the title that its figure has: one beside the main one is told from it."""
+    if outcome is main or outcome.deviations or not isinstance(outcome, Result) or not isinstance(main, Result):
+        return outcome
+    return replace(outcome, title=f"{outcome.title}{_apart(outcome, main)}")
 
 
 def _shown(section: Section, path: Path, outcome: Outcome, main: Outcome | None, figure: str, results: str) -> str:
@@ -192,6 +206,7 @@ def _shown(section: Section, path: Path, outcome: Outcome, main: Outcome | None,
     if main is not None:
         beside = _beside(outcome, main)
         heading, named = f"### {beside}\n\n", f"{named}. {beside}"
+    learnt = f"{protocol_said(outcome)}\n\n" if isinstance(outcome, Result) and main is None and shows_table else ""
     # The table says it too.
     said = "" if shows_table else "".join(f"**{text}**\n\n" for text in said_of(outcome))
     file = path.name if path.name not in ("result.json", "findings.json") else f"{path.parent.name}/{path.name}"
@@ -200,7 +215,7 @@ def _shown(section: Section, path: Path, outcome: Outcome, main: Outcome | None,
     if isinstance(outcome, Result) and section.training and (of_training := training_table(outcome)):
         table += f"{of_training}\n"
     return (
-        f"{heading}{said}![{named}]({figure})\n\n{markdown_rows(_rows(section, outcome, main))}\n{table}"
+        f"{heading}{learnt}{said}![{named}]({figure})\n\n{markdown_rows(_rows(section, outcome, main))}\n{table}"
         f"Made by {made(outcome, main)}: [`{file}`]({results}{file}).\n"
     )
 

@@ -113,10 +113,10 @@ def _rank_one(ax: Axes, found: dict[str, Any], sizes: list[float]) -> None:
     ax.plot(x, omega, "s", color=_OMEGA, markersize=4)
     place = (min(x), max(omega))
     _label(ax, "omega: half the eigenvalue", place, (0, -13), "left", _OMEGA)
-    _label(ax, "path over squared distance d²", place, (0, -27), "left", _PATH)
+    _label(ax, "path over the whole movement's |d|²", place, (0, -27), "left", _PATH)
     both = [[*found[f"path_{error}"], *found[f"omega_{error}"]] for error in ("error", "extrapolated")]
     _errors(ax, sizes, *both)
-    ax.set(xlabel="half the Hessian's diagonal", ylabel="path over d², and omega")
+    ax.set(xlabel="half the Hessian's diagonal", ylabel="path over |d|², and omega")
     _powers_of_ten(ax, "x", x)
     _powers_of_ten(ax, "y", [*path, *omega])
 
@@ -191,7 +191,7 @@ def quadratic_rows(findings: Findings) -> list[Row]:
         Row(f"eq. 11, {error} the path, {smallest}", "-", worst([errors[-1] for errors in flow["error"]])),
         Row(f"eq. 11, {error} the path, extrapolated to steps of zero", "0", worst(flow["extrapolated"])),
         Row(
-            f"eq. 12, error of the mean path of {numbers['counts'][-1]} starts, and what chance alone makes of it",
+            f"eq. 12, error of the mean path over {numbers['counts'][-1]} starts (expected: from chance alone)",
             f"{fmean(expected[-1] for expected in average['expected']):.3f}",
             str(mean_and_interval([errors[-1] for errors in average["error"]])),
         ),

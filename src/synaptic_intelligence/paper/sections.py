@@ -22,6 +22,6 @@ SECTIONS: dict[str, Section] = {
     "task-correlations": Section("figure 5", draw_correlations, correlation_rows, runs_of="permuted-mnist"),
     "split-cifar": Section("figure 6", draw_final, accuracy_rows, training=True),
     "split-cifar10-halves": Section("supplement", draw_final, accuracy_rows, training=True),
-    "split-cifar10": Section("supplement", draw_final, accuracy_rows, training=True),
+    "split-cifar10": Section("beside the paper", draw_final, accuracy_rows, training=True),
 }
 """By experiment."""

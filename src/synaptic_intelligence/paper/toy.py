@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -91,10 +92,12 @@ def _second(ax: Axes, before: Valley, numbers: Any, names: dict[str, str]) -> No
     _way(ax, ways["without"], _WITHOUT)
     _way(ax, ways["with"], _WITH)
     ax.plot(*numbers["both_solved"], "X", color=_BEFORE, markersize=6)
-    _label(ax, "both solved", numbers["both_solved"], (-7, -9), _BEFORE, ha="right")
-    _label(ax, names["with"], ways["with"][len(ways["with"]) // 2], (-9, 0), _WITH, ha="right", weight="bold")
+    # Task 1's lines run below these words.
+    halo: dict[str, Any] = {"ha": "right", "path_effects": [withStroke(linewidth=2.5, foreground="white")]}
+    _label(ax, "both solved", numbers["both_solved"], (-7, -9), _BEFORE, **halo)
+    _label(ax, names["with"], ways["with"][len(ways["with"]) // 2], (-9, 0), _WITH, weight="bold", **halo)
     edge = (ax.get_xlim()[1], ways["without"][-1][1])
-    _label(ax, names["without"].replace(" (", "\n("), edge, (-4, -26), _WITHOUT, ha="right", weight="bold")
+    _label(ax, names["without"].replace(" (", "\n("), edge, (-4, -26), _WITHOUT, weight="bold", **halo)
     ax.text(0.03, 0.94, "dashed: task 1", transform=ax.transAxes, size=8.5, color=_TASKS[0])
 
 

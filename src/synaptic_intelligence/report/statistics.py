@@ -67,7 +67,8 @@ class Summary:
         curves: ``curves[j][k]`` is the accuracy on task j after k more tasks were learnt, fractions; none for a method
             that learns all tasks at once, and likewise the average curve.
         average_curve: mean accuracy on the tasks learnt so far, after each task, fractions.
-        forgetting: mean forgetting after the last task, a difference of fractions; None if there is one task alone.
+        forgetting: mean forgetting after the last task, a difference of fractions; None where nothing can be forgotten:
+            of one task alone, of all tasks at once, and of a network of its own for each.
         backward_transfer: mean backward transfer, likewise.
     """
 
@@ -110,7 +111,9 @@ def summarize(result: Result) -> list[Summary]:
 
 def _summary(runs: list[Run], names: list[str]) -> Summary:
     tasks = range(len(names))
-    in_turn, several = runs[0].method != AT_ONCE, runs[0].method != AT_ONCE and len(names) > 1
+    in_turn = runs[0].method != AT_ONCE
+    # A network of its own for each task has nothing to forget.
+    several = in_turn and len(names) > 1 and runs[0].method != "scratch"
     final = [mean_and_interval([run.accuracy[-1][j] for run in runs]) for j in tasks]
     matrices = [AccuracyMatrix.from_rows(names, run.accuracy) for run in runs] if in_turn else []
     return Summary(
