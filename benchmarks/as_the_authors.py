@@ -8,8 +8,9 @@ the same seed. The whole protocol, each strength in a process of its own. Writes
 Their first anchor is zero, where the paper and we have the weights before the first task, and their permutations are
 not known. Both can be added, each set of permutations in a process of its own:
 
-    python benchmarks/as_the_authors.py --c 0.02 --first-anchor zero --permutations 1 --permutations 2 \\
-        --out results/as-the-authors-anchor.json
+    python benchmarks/as_the_authors.py --c 0.02 --first-anchor zero --permutations 1 --permutations 2
+
+Such a result has a file of its own, here results/as-the-authors-anchor-permutations.json.
 
 Not as in their code even then: TensorFlow may there take the path's gradient before or after the step.
 
@@ -108,6 +109,12 @@ def learn(run: tuple[float, int], *, first_anchor: str, epochs: int, tasks: int)
     }
 
 
+def default_name(c: list[float] | None, permutations: list[int] | None, first_anchor: str) -> str:
+    """Return the name of the file of a result, so that one with other options does not take another's place."""
+    name = "as-the-authors" + "-anchor" * (first_anchor == "zero") + "-permutations" * (permutations is not None)
+    return f"{name}-strengths.json" if c and name == "as-the-authors" else f"{name}.json"
+
+
 def main() -> None:
     """Learn with each strength and set of permutations, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -116,8 +123,9 @@ def main() -> None:
     parser.add_argument("--first-anchor", choices=("weights", "zero"), default="weights")
     parser.add_argument("--epochs", type=int, default=EXPERIMENT.paper.epochs)
     parser.add_argument("--tasks", type=int, default=EXPERIMENT.paper.tasks)
-    parser.add_argument("--out", type=result_file, default=ROOT / "results" / "as-the-authors.json")
+    parser.add_argument("--out", type=result_file, help="default: a file of results/ that has the options in its name")
     given = parser.parse_args()
+    out = given.out or ROOT / "results" / default_name(given.c, given.permutations, given.first_anchor)
     runs = list(product(given.c or STRENGTHS, given.permutations or [PERMUTATIONS_SEED]))
     learnt = partial(learn, first_anchor=given.first_anchor, epochs=given.epochs, tasks=given.tasks)
     with ProcessPoolExecutor(len(runs), mp_context=get_context("spawn")) as pool:
@@ -135,7 +143,7 @@ def main() -> None:
         "first_anchor": given.first_anchor,
         "runs": learnt_runs,
     }
-    given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

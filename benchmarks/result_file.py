@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -10,7 +11,7 @@ def result_file(given: str) -> Path:
     """Return the path of a file that can be written, as the ``type`` of an option.
 
     Raises:
-        ArgumentTypeError: its folder does not exist, or it is a folder itself.
+        ArgumentTypeError: its folder does not exist or may not be written to, or it is a folder itself.
     """
     path = Path(given)
     if not path.parent.is_dir():
@@ -18,5 +19,8 @@ def result_file(given: str) -> Path:
         raise ArgumentTypeError(msg)
     if path.is_dir():
         msg = f"{path} is a folder; name a file in it, such as {path / 'result.json'}"
+        raise ArgumentTypeError(msg)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        msg = f"{path} may not be written; name a file elsewhere"
         raise ArgumentTypeError(msg)
     return path

@@ -92,16 +92,22 @@ def test_the_authors_loss_is_told_beside_ours_and_theirs(tmp_path: Path) -> None
     )
 
 
-@pytest.mark.parametrize(("anchor", "said"), [("zero", " and the first anchor at zero"), ("weights", "")])
-def test_other_permutations_are_told_beside_ours_and_theirs(tmp_path: Path, anchor: str, said: str) -> None:
-    rows = {"ours": [[0.9, 0.1], [0.8, 0.6]], "one": [[0.9, 0.1], [0.7, 0.5]], "two": [[0.9, 0.1], [0.5, 0.5]]}
-    (tmp_path / "as-the-authors.json").write_text(json.dumps({"runs": [{"c": 0.02, "accuracy": rows["ours"]}]}))
-    runs = [{"c": 0.02, "permutations": seed, "accuracy": rows[name]} for seed, name in enumerate(("one", "two"), 1)]
-    found = {"command": "python made_up.py", "epochs": 20, "tasks": 2, "seed": 0, "first_anchor": anchor, "runs": runs}
-    assert aside.permutations(written(tmp_path, found)).startswith(
-        f"With other permutations{said}, else as in that run, the network ends with c = 0.02 at 0.600 and 0.500 (with "
-        "the permutations above 0.700, theirs 0.939). One seed (not the paper's protocol: 2 tasks instead of 10): `pyth"
+def test_the_first_anchor_at_zero_is_told_beside_ours(tmp_path: Path) -> None:
+    def runs(*lasts: float) -> list[dict[str, Any]]:
+        each = zip((0.0, 0.02), lasts, strict=True)
+        return [{"c": c, "permutations": 2017, "accuracy": [[0.9, 0.1], [last, 0.6]]} for c, last in each]
+
+    (tmp_path / "as-the-authors.json").write_text(json.dumps({"runs": runs(0.5, 0.8)}), "utf-8")
+    found = {"command": "python made_up.py", "epochs": 20, "tasks": 2, "seed": 0, "first_anchor": "zero"}
+    assert aside.anchored(written(tmp_path, {**found, "runs": runs(0.5, 0.7)})).startswith(
+        "With the first anchor at zero, too, the network ends with c = 0 at 0.550; with ours it ends at 0.550, and on "
+        "the way they are up to 0.000 apart. It ends with c = 0.02 at 0.650; with ours it ends at 0.700, and on the "
+        "way they are up to 0.050 apart. One seed (not the paper's protocol: 2 tasks instead of 10): `python"
     )
+    others = [{**run, "permutations": 1} for run in runs(0.5, 0.7)]
+    for wrong in ({"first_anchor": "weights"}, {"runs": others}):
+        with pytest.raises(SystemExit, match="expected the first anchor at zero, and the permutations of the protocol"):
+            aside.anchored(written(tmp_path, {**found, "runs": runs(0.5, 0.7), **wrong}))
 
 
 def test_a_second_seed_is_told_beside_the_first(tmp_path: Path) -> None:
@@ -135,11 +141,11 @@ def test_a_second_seeds_paths_are_told_beside_the_first(tmp_path: Path) -> None:
 
 def test_each_strength_is_told_of_many_tasks(tmp_path: Path) -> None:
     main, many = (tmp_path / f"permuted-mnist{end}.json" for end in ("", "-30"))
-    runs = [run(0, "si", c, last=[0.6] * 15 + [0.9] * 15) for c in (0.1, 1.0)]
+    runs = [run(0, "si", c, last=[0.6] * 15 + [0.9] * 15) for c in (1.0, 0.1)]
     for file, these in ((main, [run(0, "si", 0.1, last=[0.75] * 10)]), (many, runs)):
         names = [str(number) for number in range(len(these[0].accuracy))]
         write_result(replace(RESULT, runs=these, planned_runs=len(these), task_names=names), file)
-    weak, strong = aside.fifty(many).splitlines()
+    weak, strong = aside.fifty(many).splitlines()  # the weakest first, in whichever order they were run
     assert weak == (
         "With c = 0.1 the last of 30 tasks is learnt to 0.900, the tenth to 0.600. The average is 0.600 after ten "
         "tasks (in the whole protocol 0.750), 0.720 after 25 and 0.750 after 30: 0.900 over the last ten, 0.600 over "

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 from torch import nn
 
 from synaptic_intelligence import SynapticIntelligence
+from synaptic_intelligence.experiments.networks import multilayer_perceptron
 from synaptic_intelligence.tasks import Task
 from synaptic_intelligence.train import train_epoch
 
@@ -106,6 +110,45 @@ def test_with_the_first_anchor_at_zero_the_first_importance_is_the_path_over_the
     torch.testing.assert_close(synapses.state_dict()["anchor"]["p"], theta, rtol=1e-12, atol=0)
 
 
+@pytest.fixture
+def as_the_authors(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script with a network and images of toys."""
+    module = load("as_the_authors")
+    generator = torch.Generator().manual_seed(0)
+    pixels, labels = torch.rand(60, 8, generator=generator), torch.arange(60) % 3
+    data = Task("all", pixels, labels, pixels, labels, (0, 1, 2))
+    monkeypatch.setattr(module, "load_mnist", lambda folder: data)
+    network = partial(multilayer_perceptron, (8, 5, 3), zero_output=False)
+    monkeypatch.setattr(module, "EXPERIMENT", replace(module.EXPERIMENT, network=network))
+    return module
+
+
+def test_the_authors_anchor_and_other_permutations_are_learnt_with(as_the_authors: Any) -> None:
+    def learnt(permutations: int, first_anchor: str) -> dict[str, Any]:
+        return dict(as_the_authors.learn((0.5, permutations), first_anchor=first_anchor, epochs=30, tasks=2))
+
+    ours, zero, other = learnt(2017, "weights"), learnt(2017, "zero"), learnt(1, "weights")
+    assert ours == learnt(2017, "weights")
+    assert ours["accuracy"][0][0] == zero["accuracy"][0][0] == other["accuracy"][0][0]  # the first task is the same
+    assert ours["sum_of_omega"] != pytest.approx(zero["sum_of_omega"], rel=0.01)
+    assert ours["accuracy"] != other["accuracy"]
+    assert (ours["permutations"], other["permutations"]) == (2017, 1)
+    assert len(ours["clipped"]) == 2
+
+
+def test_a_result_with_other_options_takes_no_others_place(load: Callable[[str], Any]) -> None:
+    name = load("as_the_authors").default_name
+    asked = [
+        (None, None, "weights"),
+        ([0.1], None, "weights"),
+        ([0.02], None, "zero"),
+        (None, [1], "weights"),
+        ([0.02], [1, 2], "zero"),
+    ]
+    assert name(*asked[0]) == "as-the-authors.json"
+    assert len({name(*each) for each in asked}) == len(asked)
+
+
 def test_shares_add_up_and_tell_units_from_synapses(load: Callable[[str], Any]) -> None:
     module = load("shared_synapses")
     generator = torch.Generator().manual_seed(0)
@@ -142,7 +185,9 @@ def test_a_result_that_could_not_be_written_is_refused_before_anything_is_comput
     module = load(name)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("it went on"))
     monkeypatch.setattr(module, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("it went on"), raising=False)
-    for given, said in ((tmp_path / "none" / "x.json", "does not exist"), (tmp_path, "is a folder")):
+    monkeypatch.setattr("os.access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+    refused = {"does not exist": tmp_path / "none" / "x.json", "is a folder": tmp_path, "may not": tmp_path / "x.json"}
+    for said, given in refused.items():
         monkeypatch.setattr("sys.argv", [name, "--out", str(given)])
         with pytest.raises(SystemExit) as caught:
             module.main()

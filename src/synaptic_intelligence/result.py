@@ -9,13 +9,16 @@ from typing import final
 
 from synaptic_intelligence.document import JSON, Value, exact, read_document, write_document
 
-__all__ = ["AT_ONCE", "Result", "Run", "SCHEMA_VERSION", "read_result", "write_result"]
+__all__ = ["APART", "AT_ONCE", "Result", "Run", "SCHEMA_VERSION", "read_result", "write_result"]
 
 SCHEMA_VERSION = 2
 """The version of the result file that this library writes; it reads version 1 too, whose runs are all of method si."""
 
 AT_ONCE = "joint"
 """The method that learns all tasks at once."""
+
+APART = "scratch"
+"""The method that learns each task with a network of its own."""
 
 _FORMAT = "synaptic-intelligence result"
 

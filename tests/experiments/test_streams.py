@@ -413,10 +413,10 @@ def test_the_page_says_of_cifar_what_the_committed_runs_show() -> None:
     assert targets["si", 0.0].difference(fmean(found["si", 0.0].accuracy[-1])) > 0.05
     assert abs(targets["si", 0.01].difference(fmean(found["si", 0.01].accuracy[-1]))) <= 0.03
     scratch = found["scratch", None]
-    pairs = {c: list(zip(found["si", c].accuracy[-1], scratch.accuracy[-1], strict=True)) for c in (0.01, 0.1)}
+    pairs = {c: list(zip(found["si", c].accuracy[-1], scratch.accuracy[-1], strict=True)) for c in (0.0, 0.01, 0.1)}
     above = {c: [task for task, (a, b) in enumerate(both, 1) if a > b] for c, both in pairs.items()}
-    assert above == {0.01: [2, 3, 4, 5, 6], 0.1: [2, 3, 4]}
-    for c in above:
+    assert above == {0.0: [3, 4, 5, 6], 0.01: [2, 3, 4, 5, 6], 0.1: [2, 3, 4]}
+    for c in (0.01, 0.1):
         trained = (found["si", c].final_train_accuracy, scratch.final_train_accuracy)
         assert all(a < b for a, b in zip(*trained, strict=True))
     less = fmean(kept.accuracy[-1]) - fmean(found["si", 0.0].accuracy[-1])

@@ -119,6 +119,11 @@ def test_the_committed_runs_say_what_the_page_says_of_them() -> None:
             for pairs in ("neighbouring tasks, mean", "tasks five or more apart, mean", "all pairs of tasks, mean")
         )
         assert shown["second layer, neighbouring tasks, mean: c = 0.1 less c = 0"] < near < 0 < every < far
+        alike = [shown[f"second layer, the two tasks most alike: c = {each} less c = 0"] for each in (c, "0.1")]
+        assert max(alike) < -0.05
+    rises = [row for row in shown if "later half less earlier half" in row]
+    free, weakest, weak, strong = (shown[row] for row in rises)
+    assert strong < 0.4 * free < weak < 0.7 * free < 0.9 * free < weakest < free
     without, *held = [shown[what] for what in shown if what.startswith("first layer, mean")]
     assert without > max(held)
     (lower,) = (row for row in rows if row.what.startswith("first layer less second layer"))

@@ -11,7 +11,7 @@ from made_up import RESULT, run
 
 from synaptic_intelligence.document import JSON, ResultError
 from synaptic_intelligence.experiments import EXPERIMENTS, STUDIES
-from synaptic_intelligence.findings import Findings, write_findings
+from synaptic_intelligence.findings import Findings, read_findings, write_findings
 from synaptic_intelligence.paper.outcome import made, read_outcome
 from synaptic_intelligence.paper.page import write_paper
 from synaptic_intelligence.paper.sections import SECTIONS
@@ -122,6 +122,21 @@ def test_each_main_result_says_which_network_learnt_and_how(tmp_path: Path) -> N
     assert line == (
         "Network: a network. As it was. Adam; learning rate 0.001; batches of 64; 10 epochs of each task; xi = 0.1."
     )
+    # An old result, which does not say it, has no such line.
+    write_result(replace(RESULT, runs=[run(0, "si", 1.0, last=[0.9, 0.9])], planned_runs=1), files[0])
+    page, *_ = write_paper(SECTIONS, {"split-mnist": files[:1]}, tmp_path, results="")
+    assert "None" not in page.read_text("utf-8")
+    assert "Network: " not in page.read_text("utf-8")
+
+
+def test_the_network_of_the_measures_is_told_as_it_was(tmp_path: Path, results: dict[str, list[Path]]) -> None:
+    path = results["importance-measures"][0]
+    found = read_findings(path)
+    write_findings(replace(found, settings={**found.settings, "hidden": 7, "reference": 43}), path)
+    page, *_ = write_paper(SECTIONS, results, tmp_path, results="")
+    text = " ".join(page.read_text("utf-8").split())
+    assert "two hidden layers of 7 ReLUs, one head; epochs of Adam: 10; " in text
+    assert "computed on the first 43 training images" in text
 
 
 def test_what_is_run_once_more_says_why_it_stands_beside(tmp_path: Path) -> None:

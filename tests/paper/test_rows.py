@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 from made_up import RESULT, run
 
@@ -173,6 +175,21 @@ def test_fifty_tasks_end_as_the_page_says() -> None:
         next(s for s in summarize(read_result(results / name)) if (s.method, s.c) == ("si", 0.1))
         for name in ("permuted-mnist-50.json", "permuted-mnist.json")
     )
+    free, weak, strong = sorted(summarize(read_result(results / "permuted-mnist-50.json")), key=lambda s: s.c or 0.0)
+    assert [s.c for s in (free, weak, strong)] == [0.0, 0.1, 1.0]
+    for tasks in (10, 25, 50):
+        averages = [s.average_curve[tasks - 1].mean for s in (free, weak, strong)]
+        assert averages[0] + 0.1 < averages[1] < averages[2] - 0.08
+    assert ten.average_curve[9].mean - 0.015 < strong.average_curve[9].mean < ten.average_curve[9].mean
+    # New tasks: each strength learns the last ten a little less well than the first, the more so the stronger it is.
+    slack = [
+        fmean(e.mean for e in s.just_learnt[:10]) - fmean(e.mean for e in s.just_learnt[-10:])
+        for s in (free, weak, strong)
+    ]
+    assert 0.002 < slack[0] < slack[1] < slack[2] < 0.02
+    # No edge: the average over five tasks sinks, and never by much from one five to the next.
+    fives = [fmean(e.mean for e in strong.average_curve[i : i + 5]) for i in range(0, 50, 5)]
+    assert all(0 < a - b < 0.05 for a, b in pairwise(fives))
     (run,) = (run for run in read_result(results / "permuted-mnist-50.json").complete_runs if run.c == 0.1)
     assert min(row[task] for task, row in enumerate(run.accuracy)) > 0.965
     assert run.accuracy[1][0] < 0.9

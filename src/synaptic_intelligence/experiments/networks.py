@@ -44,7 +44,7 @@ def convolutional_network(outputs: int, generator: torch.Generator) -> nn.Module
     each pool and 0.5 before the output. The weights lie in memory channels last: on a CPU a step then takes two thirds
     of the time.
 
-    Source: Zenke et al. 2017, appendix A.2.
+    Source: Zenke et al. 2017, supplementary material.
 
     Example:
         >>> convolutional_network(10, torch.Generator().manual_seed(0))(torch.rand(2, 3, 32, 32)).shape

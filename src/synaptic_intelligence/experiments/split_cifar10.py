@@ -1,4 +1,4 @@
-"""Split CIFAR-10: five tasks of two classes each, one head per task (beside the two halves of the paper's supplement).
+"""Split CIFAR-10: five tasks of two classes each, one head per task (not in the paper).
 
 synaptic run split-cifar10
 """
@@ -46,7 +46,7 @@ SPLIT_CIFAR10 = Experiment(
     name="split-cifar10",
     title="Split CIFAR-10",
     what="five tasks of two classes, a convolutional network, one head each",
-    source="beside the supplement",
+    source="no figure",
     paper=PAPER,
     quick=replace(PAPER, seeds=1, epochs=1, batch_size=32, tasks=2, limit=256),
     protocol={

@@ -31,6 +31,8 @@ def stream(data_dir: Path | None = None, tasks: int = 2) -> Stream:
 
     Raises:
         DataError: CIFAR-10 is missing or damaged.
+
+    Source: Zenke et al. 2017, supplementary material.
     """
     return split_by_class(load_cifar10(data_dir), CLASSES[:tasks])
 

@@ -46,12 +46,17 @@ def said_of(outcome: Outcome) -> list[str]:
 
 
 def protocol_said(result: Result) -> str:
-    """Say which network learnt, how it began, and how it was trained; how a rival differs is told elsewhere."""
+    """Say in a paragraph which network learnt, how it began, and how it was trained; nothing of a result without that.
+
+    How a rival differs is told elsewhere.
+    """
     names = ("network", "initialisation", "optimizer", "lr", "batch_size", "epochs", "xi")
     network, initialisation, optimizer, lr, batch, epochs, xi = (result.settings.get(name) for name in names)
+    if None in (network, initialisation, optimizer, lr, batch, epochs, xi):
+        return ""
     return (
         f"Network: {network}. {initialisation}. {optimizer}; learning rate {lr}; batches of {batch}; {epochs} "
-        f"epoch{'s'[: epochs != 1]} of each task; xi = {xi}."
+        f"epoch{'s'[: epochs != 1]} of each task; xi = {xi}.\n\n"
     )
 
 

@@ -18,6 +18,7 @@ from synaptic_intelligence.experiments.importance_measures import IMPORTANCE_MEA
 from synaptic_intelligence.experiments.job import SGD_LR
 from synaptic_intelligence.experiments.optimizers import step_length
 from synaptic_intelligence.experiments.permuted_mnist import PERMUTED_MNIST
+from synaptic_intelligence.experiments.study import Study
 from synaptic_intelligence.paper.outcome import Outcome, made, protocol_said, read_outcome, said_of
 from synaptic_intelligence.paper.row import NOT_RUN, Row, accuracy_rows, is_comparable, markdown_rows, paired_rows
 from synaptic_intelligence.paper.search import WITHIN, draw_search, said_of_search, search_rows
@@ -114,12 +115,18 @@ def write_paper(
         sgd_lr=SGD_LR,
         within=WITHIN,
         first_step=step_length(1),
-        measured=IMPORTANCE_MEASURES.settings,
+        measured=_settings_of(IMPORTANCE_MEASURES, outcomes),
         longest_step=max(map(step_length, range(1, 1000))),
         hundredth_step=step_length(100),
     )
     _write(folder / "paper.md", page)
     return [folder / "paper.md", *written]
+
+
+def _settings_of(study: Study, outcomes: Mapping[str, list[tuple[Path, Outcome]]]) -> Mapping[str, Any]:
+    """Return the settings of a study's outcome; those that are meant where there is none, or it is older than one."""
+    found = outcomes.get(study.name)
+    return {**vars(study.settings), **(found[0][1].settings if found else {})}
 
 
 def _overview(sections: Mapping[str, Section], outcomes: Mapping[str, list[tuple[Path, Outcome]]]) -> str:
@@ -206,7 +213,7 @@ def _shown(section: Section, path: Path, outcome: Outcome, main: Outcome | None,
     if main is not None:
         beside = _beside(outcome, main)
         heading, named = f"### {beside}\n\n", f"{named}. {beside}"
-    learnt = f"{protocol_said(outcome)}\n\n" if isinstance(outcome, Result) and main is None and shows_table else ""
+    learnt = protocol_said(outcome) if isinstance(outcome, Result) and main is None and shows_table else ""
     # The table says it too.
     said = "" if shows_table else "".join(f"**{text}**\n\n" for text in said_of(outcome))
     file = path.name if path.name not in ("result.json", "findings.json") else f"{path.parent.name}/{path.name}"

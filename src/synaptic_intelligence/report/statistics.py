@@ -11,7 +11,7 @@ from typing import final
 from scipy.special import stdtrit
 
 from synaptic_intelligence.metrics import AccuracyMatrix
-from synaptic_intelligence.result import AT_ONCE, Result, Run
+from synaptic_intelligence.result import APART, AT_ONCE, Result, Run
 
 
 @final
@@ -113,7 +113,7 @@ def _summary(runs: list[Run], names: list[str]) -> Summary:
     tasks = range(len(names))
     in_turn = runs[0].method != AT_ONCE
     # A network of its own for each task has nothing to forget.
-    several = in_turn and len(names) > 1 and runs[0].method != "scratch"
+    several = in_turn and len(names) > 1 and runs[0].method != APART
     final = [mean_and_interval([run.accuracy[-1][j] for run in runs]) for j in tasks]
     matrices = [AccuracyMatrix.from_rows(names, run.accuracy) for run in runs] if in_turn else []
     return Summary(
