@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
+import pytest
 from made_up import RESULT, run
 
 from synaptic_intelligence.paper.row import accuracy_rows, markdown_rows, paired_rows
@@ -202,5 +203,14 @@ def test_the_authors_loss_and_epsilon_make_neither_difference_of_figure_4() -> N
     found = json.loads((results / "as-the-authors.json").read_text("utf-8"))
     theirs = {run["c"]: sum(run["accuracy"][-1]) / len(run["accuracy"][-1]) for run in found["runs"]}
     assert (found["epochs"], found["tasks"]) == (20, 10)
+    # Nor does the first anchor at zero, beside the same loss, epsilon, weights and order of images.
+    anchored = json.loads((results / "as-the-authors-anchor.json").read_text("utf-8"))
+    assert {key: anchored[key] for key in ("epochs", "tasks", "seed")} == {"epochs": 20, "tasks": 10, "seed": 0}
+    assert anchored["first_anchor"] == "zero"
+    ((run,), (beside,)) = ([run for run in of["runs"] if run["c"] == 0.02] for of in (anchored, found))
+    assert run["accuracy"][0] == pytest.approx(beside["accuracy"][0], abs=0)  # one first task, as nothing holds it yet
+    curves = [[fmean(row[:n]) for n, row in enumerate(each["accuracy"], 1)] for each in (run, beside)]
+    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 0.005
+    assert abs(curves[0][-1] - ours[0.02]) < 0.005
     assert abs(theirs[0.02] - ours[0.02]) < 0.005
     assert theirs[0.0] < ours[0.0] - 0.02
