@@ -250,6 +250,11 @@ DRAWERS: dict[str, Callable[[Path], Figure]] = {
 }
 
 
+def _of(path: Path) -> str:
+    """Return which experiment a result is of: the name of one may begin with that of another."""
+    return max((name for name in SECTIONS if f"{path.stem}-".startswith(f"{name}-")), key=len, default="")
+
+
 def build(source: Path, target: Path) -> list[Path]:
     """Write all pages and figures of the project at ``source`` to ``target``; return their paths below it."""
 
@@ -278,7 +283,7 @@ def build(source: Path, target: Path) -> list[Path]:
     results = source / "results"
     # A search or a shorter run is shown after the main result, and never in its place.
     found = {
-        name: [results / f"{name}.json", *sorted(results.glob(f"{name}-*.json"))]
+        name: [results / f"{name}.json", *sorted(path for path in results.glob(f"{name}-*.json") if _of(path) == name)]
         for name in SECTIONS
         if (results / f"{name}.json").exists()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,18 @@ def test_pages_and_figures_are_up_to_date(tmp_path: Path) -> None:
     # Figures do not parse mathematics: what looks like it would be shown as it is written.
     figures = [path for path in written if path.suffix == ".svg"]
     assert [path for path in figures if "$" in (tmp_path / path).read_text("utf-8")] == []
+
+
+@pytest.mark.parametrize("name", ["split-cifar", "split-cifar10", "split-cifar10-halves"])
+@pytest.mark.parametrize("end", ["", "-seed-1"])
+def test_a_result_is_of_one_experiment_though_names_begin_alike(name: str, end: str) -> None:
+    assert load()._of(Path("results") / f"{name}{end}.json") == name
+
+
+def test_each_figure_stands_on_its_page_once() -> None:
+    shown = re.findall(r"\]\((figures/.*?)\)", (ROOT / "docs" / "paper.md").read_text("utf-8"))
+    assert len(shown) > 10
+    assert len(shown) == len(set(shown))
 
 
 def test_a_quoted_part_that_nobody_writes_is_an_error(tmp_path: Path) -> None:

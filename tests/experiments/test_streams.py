@@ -398,6 +398,18 @@ def test_split_cifar_is_trained_and_resumed_from_its_checkpoints(
     assert len(losses[0]) == 3
 
 
+def test_the_page_says_of_the_halves_what_the_committed_runs_show() -> None:
+    result = read_result(Path(__file__).parents[2] / "results" / "split-cifar10-halves.json")
+    assert result.deviations == []
+    free, held = sorted(result.complete_runs, key=lambda run: run.c or 0.0)
+    assert (free.c, held.c) == (0.0, 0.1)
+    assert free.accuracy[0] == held.accuracy[0]
+    assert held.accuracy[0][0] - held.accuracy[1][0] < 0.02 < 0.1 < free.accuracy[0][0] - free.accuracy[1][0]
+    assert fmean(held.accuracy[1]) > fmean(free.accuracy[1]) + 0.02
+    assert held.accuracy[1][1] < free.accuracy[1][1] - 0.03
+    assert held.final_train_accuracy[1] < free.final_train_accuracy[1] - 0.03
+
+
 def test_the_page_says_of_cifar_what_the_committed_runs_show() -> None:
     """A fresh Adam forgets less than the authors' did; one that counts on, as much; with c = 0.01 a fresh one, too.
 
