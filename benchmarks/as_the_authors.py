@@ -10,7 +10,7 @@ not known. Both can be added, each set of permutations in a process of its own:
 
     python benchmarks/as_the_authors.py --c 0.02 --first-anchor zero --permutations 1 --permutations 2
 
-Such a result has a file of its own, here results/as-the-authors-anchor-permutations.json.
+Such a result has a file of its own, whose name has the options.
 
 Not as in their code even then: TensorFlow may there take the path's gradient before or after the step.
 
@@ -109,10 +109,12 @@ def learn(run: tuple[float, int], *, first_anchor: str, epochs: int, tasks: int)
     }
 
 
-def default_name(c: list[float] | None, permutations: list[int] | None, first_anchor: str) -> str:
-    """Return the name of the file of a result, so that one with other options does not take another's place."""
-    name = "as-the-authors" + "-anchor" * (first_anchor == "zero") + "-permutations" * (permutations is not None)
-    return f"{name}-strengths.json" if c and name == "as-the-authors" else f"{name}.json"
+def options_of(given: argparse.Namespace) -> str:
+    """Return what was asked for beside the defaults, as it is written on a command line."""
+    asked = "".join(f" --c {c:g}" for c in given.c or []) + " --first-anchor zero" * (given.first_anchor == "zero")
+    asked += "".join(f" --permutations {seed}" for seed in given.permutations or [])
+    asked += f" --epochs {given.epochs}" * (given.epochs != EXPERIMENT.paper.epochs)
+    return asked + f" --tasks {given.tasks}" * (given.tasks != EXPERIMENT.paper.tasks)
 
 
 def main() -> None:
@@ -123,17 +125,15 @@ def main() -> None:
     parser.add_argument("--first-anchor", choices=("weights", "zero"), default="weights")
     parser.add_argument("--epochs", type=int, default=EXPERIMENT.paper.epochs)
     parser.add_argument("--tasks", type=int, default=EXPERIMENT.paper.tasks)
-    parser.add_argument("--out", type=result_file, help="default: a file of results/ that has the options in its name")
+    parser.add_argument("--out", type=result_file, help="default: results/as-the-authors and the options")
     given = parser.parse_args()
-    out = given.out or ROOT / "results" / default_name(given.c, given.permutations, given.first_anchor)
+    asked = options_of(given)
+    # With other options a result takes no other's place.
+    out = given.out or ROOT / "results" / f"as-the-authors{asked.replace(' --', '-').replace(' ', '-')}.json"
     runs = list(product(given.c or STRENGTHS, given.permutations or [PERMUTATIONS_SEED]))
     learnt = partial(learn, first_anchor=given.first_anchor, epochs=given.epochs, tasks=given.tasks)
     with ProcessPoolExecutor(len(runs), mp_context=get_context("spawn")) as pool:
         learnt_runs = list(pool.map(learnt, runs))
-    asked = "".join(f" --c {c:g}" for c in given.c or []) + " --first-anchor zero" * (given.first_anchor == "zero")
-    asked += "".join(f" --permutations {seed}" for seed in given.permutations or [])
-    asked += f" --epochs {given.epochs}" * (given.epochs != EXPERIMENT.paper.epochs)
-    asked += f" --tasks {given.tasks}" * (given.tasks != EXPERIMENT.paper.tasks)
     found = {
         "command": f"python benchmarks/as_the_authors.py{asked}",
         "environment": describe_environment("cpu", 1, len(runs)),

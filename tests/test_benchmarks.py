@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import sys
@@ -136,17 +137,33 @@ def test_the_authors_anchor_and_other_permutations_are_learnt_with(as_the_author
     assert len(ours["clipped"]) == 2
 
 
-def test_a_result_with_other_options_takes_no_others_place(load: Callable[[str], Any]) -> None:
-    name = load("as_the_authors").default_name
-    asked = [
-        (None, None, "weights"),
-        ([0.1], None, "weights"),
-        ([0.02], None, "zero"),
-        (None, [1], "weights"),
-        ([0.02], [1, 2], "zero"),
-    ]
-    assert name(*asked[0]) == "as-the-authors.json"
-    assert len({name(*each) for each in asked}) == len(asked)
+def test_a_result_with_other_options_takes_no_others_place(
+    as_the_authors: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Here:
+        """Learns nothing, in this process."""
+
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+        def __enter__(self) -> Here:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def map(self, learn: Any, runs: list[Any]) -> list[Any]:
+            return runs
+
+    monkeypatch.setattr(as_the_authors, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(as_the_authors, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    others = ("--c 0.1", "--c 0.02 --first-anchor zero", "--permutations 1 --permutations 2", "--epochs 1", "--tasks 2")
+    for asked in ("", *others):
+        monkeypatch.setattr("sys.argv", ["as_the_authors", *asked.split()])
+        as_the_authors.main()
+    made = {path.name: json.loads(path.read_text("utf-8")) for path in (tmp_path / "results").iterdir()}
+    assert len(made) == 1 + len(others)
+    assert made["as-the-authors.json"]["command"] == "python benchmarks/as_the_authors.py"
+    anchored = made["as-the-authors-c-0.02-first-anchor-zero.json"]
+    assert anchored["command"] == "python benchmarks/as_the_authors.py --c 0.02 --first-anchor zero"
+    assert anchored["runs"] == [[0.02, 2017]]
 
 
 def test_shares_add_up_and_tell_units_from_synapses(load: Callable[[str], Any]) -> None:

@@ -204,7 +204,7 @@ def test_the_authors_loss_and_epsilon_make_neither_difference_of_figure_4() -> N
     theirs = {run["c"]: sum(run["accuracy"][-1]) / len(run["accuracy"][-1]) for run in found["runs"]}
     assert (found["epochs"], found["tasks"]) == (20, 10)
     # Nor does the first anchor at zero, beside the same loss, epsilon, weights and order of images.
-    anchored = json.loads((results / "as-the-authors-anchor.json").read_text("utf-8"))
+    anchored = json.loads((results / "as-the-authors-c-0.02-first-anchor-zero.json").read_text("utf-8"))
     assert {key: anchored[key] for key in ("epochs", "tasks", "seed")} == {"epochs": 20, "tasks": 10, "seed": 0}
     assert anchored["first_anchor"] == "zero"
     ((run,), (beside,)) = ([run for run in of["runs"] if run["c"] == 0.02] for of in (anchored, found))

@@ -34,6 +34,7 @@ from synaptic_intelligence.experiments.plan import (
     taken_over,
 )
 from synaptic_intelligence.importance import Fisher
+from synaptic_intelligence.result import APART
 from synaptic_intelligence.tasks import Stream, Task
 from synaptic_intelligence.train import as_input, evaluate, train_epoch
 
@@ -151,9 +152,9 @@ class _Trainer:
     def begin_task(self, task: int) -> None:
         """Take a fresh optimizer, and fresh weights, where experiment and method ask for them."""
         method = self.job.method or _FIRST
-        if method.name == "scratch":
+        if method.name == APART:
             self.model = _network(self.plan, method, self.job.seed, task)
-        if method.name == "scratch" or self.plan.experiment.fresh_optimizer:
+        if method.name == APART or self.plan.experiment.fresh_optimizer:
             self.optimizer = _optimizer(self.plan, method, self.model, self._steps_before(task))
             if self.synapses is not None:
                 self.synapses.attach(self.optimizer)

@@ -9,7 +9,7 @@ from typing import final
 from synaptic_intelligence.experiments.experiment import Experiment
 from synaptic_intelligence.experiments.method import Method
 from synaptic_intelligence.experiments.settings import Settings
-from synaptic_intelligence.result import AT_ONCE
+from synaptic_intelligence.result import APART, AT_ONCE
 from synaptic_intelligence.tasks import Stream
 
 
@@ -130,7 +130,7 @@ def taken_over(record: Record, method: Method) -> Record:
     """
     if method.name == "si":
         return record
-    if method.name == "scratch":
+    if method.name == APART:
         record = replace(record, accuracy=[[record.accuracy[0][0], *record.baseline[1:]]])
     return replace(record, path_correlation={})
 
