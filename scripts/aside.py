@@ -85,6 +85,23 @@ def anchored(file: Path) -> str:
     )
 
 
+def permuted(file: Path) -> str:
+    """Say what benchmarks/as_the_authors.py has found with other permutations, beside its run with ours."""
+    found = json.loads(file.read_text("utf-8"))
+    (beside,) = json.loads(file.with_name("as-the-authors-c-0.02-first-anchor-zero.json").read_text("utf-8"))["runs"]
+    others = [run for run in found["runs"] if run["permutations"] != beside["permutations"]]
+    if found["first_anchor"] != "zero" or {run["c"] for run in others} != {beside["c"]}:
+        raise SystemExit(f"{file}: expected the first anchor at zero, c = {beside['c']:g} and other permutations")
+    ours = _averages(beside["accuracy"])
+    curves = [_averages(run["accuracy"]) for run in others]
+    apart = max(abs(a - b) for curve in curves for a, b in zip(curve, ours, strict=False))
+    return (
+        f"With other permutations, too, of which we tried {len(curves)}, c = {beside['c']:g} ends at "
+        f"{_accuracies([curve[-1] for curve in curves])}; with ours at {ours[len(curves[0]) - 1]:.3f}, and on the way "
+        f"they are up to {apart:.3f} away from it. {_made(file, found, tasks=found['tasks'])}\n"
+    )
+
+
 def second(file: Path) -> str:
     """Say how another seed of permuted MNIST lies beside the first, of the strengths that it has whole."""
     said = []
@@ -201,6 +218,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "epsilon": epsilon,
     "authors": authors,
     "anchored": anchored,
+    "permuted": permuted,
     "second": second,
     "alike": alike,
     "fifty": fifty,

@@ -110,6 +110,25 @@ def test_the_first_anchor_at_zero_is_told_beside_ours(tmp_path: Path) -> None:
             aside.anchored(written(tmp_path, {**found, "runs": runs(0.5, 0.7), **wrong}))
 
 
+def test_other_permutations_are_told_beside_ours(tmp_path: Path) -> None:
+    def runs(**lasts: float) -> list[dict[str, Any]]:
+        return [
+            {"c": 0.02, "permutations": int(seed[1:]), "accuracy": [[0.9, 0.1], [last, 0.6]]}
+            for seed, last in lasts.items()
+        ]
+
+    ours = tmp_path / "as-the-authors-c-0.02-first-anchor-zero.json"
+    ours.write_text(json.dumps({"runs": runs(_2017=0.8)}), "utf-8")
+    found = {"command": "python made_up.py", "epochs": 20, "tasks": 2, "seed": 0, "first_anchor": "zero"}
+    assert aside.permuted(written(tmp_path, {**found, "runs": runs(_1=0.7, _2=0.76)})).startswith(
+        "With other permutations, too, of which we tried 2, c = 0.02 ends at 0.650 and 0.680; with ours at 0.700, and "
+        "on the way they are up to 0.050 away from it. One seed (not the paper's protocol: 2 tasks instead of 10): "
+    )
+    for wrong in ({"first_anchor": "weights"}, {"runs": runs(_2017=0.8)}, {"runs": [{**runs(_1=0.7)[0], "c": 0.1}]}):
+        with pytest.raises(SystemExit, match=r"expected the first anchor at zero, c = 0\.02 and other permutations"):
+            aside.permuted(written(tmp_path, {**found, "runs": runs(_1=0.7), **wrong}))
+
+
 def test_a_second_seed_is_told_beside_the_first(tmp_path: Path) -> None:
     files = [tmp_path / f"permuted-mnist{end}.json" for end in ("", "-seed-1")]
     firsts = [run(seed, "si", 0.0, last=last) for seed, last in enumerate(([0.5, 0.9], [0.1, 0.1]))]
