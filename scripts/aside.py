@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from synaptic_intelligence.experiments.settings import deviations
 from synaptic_intelligence.metrics import AccuracyMatrix
 from synaptic_intelligence.paper.correlations import correlation_rows, layer_names
 from synaptic_intelligence.paper.targets import TARGETS
+from synaptic_intelligence.report.statistics import mean_and_interval
 from synaptic_intelligence.result import Run, read_result
 
 _PAPER = EXPERIMENTS["permuted-mnist"].paper
@@ -95,10 +97,18 @@ def permuted(file: Path) -> str:
     ours = _averages(beside["accuracy"])
     curves = [_averages(run["accuracy"]) for run in others]
     apart = max(abs(a - b) for curve in curves for a, b in zip(curve, ours, strict=False))
+    ends = [curve[-1] for curve in (*curves, ours[: len(curves[0])])]
+    all_of_them, theirs = mean_and_interval(ends), TARGETS["permuted-mnist"]["si", beside["c"]]
+    assert all_of_them.half_width is not None
+    # The interval of the mean, widened to that of a single further value.
+    width = all_of_them.half_width * math.sqrt(len(ends) + 1)
+    least, most = all_of_them.mean - width, all_of_them.mean + width
+    lies = "inside" if least <= theirs.low <= theirs.high <= most else "outside"
     return (
-        f"With other permutations, too, of which we tried {len(curves)}, c = {beside['c']:g} ends at "
-        f"{_accuracies([curve[-1] for curve in curves])}; with ours at {ours[len(curves[0]) - 1]:.3f}, and on the way "
-        f"they are up to {apart:.3f} away from it. {_made(file, found, tasks=found['tasks'])}\n"
+        f"With other permutations, of which we tried {len(curves)}, c = {beside['c']:g} ends at "
+        f"{_accuracies(ends[:-1])}; with ours at {ends[-1]:.3f}, and on the way they are up to {apart:.3f} away from it. "
+        f"By the spread of these {len(ends)}, one more would end between {least:.3f} and {most:.3f} (95 %, Student's t); "
+        f"theirs, {theirs}, lies {lies}. {_made(file, found, tasks=found['tasks'])}\n"
     )
 
 
