@@ -128,3 +128,20 @@ def test_the_committed_runs_say_what_the_page_says_of_them() -> None:
     assert without > max(held)
     (lower,) = (row for row in rows if row.what.startswith("first layer less second layer"))
     assert lower.difference == "agrees, one seed"
+
+
+def test_a_second_seed_says_what_the_page_says_of_it() -> None:
+    """The words below its numbers; where this fails, they must change."""
+    first, second = (
+        {row.what: float(row.ours.split()[0]) for row in correlation_rows(read_result(of)) if "less c = 0" in row.what}
+        for of in (COMMITTED, COMMITTED.with_name("permuted-mnist-seed-1.json"))
+    )
+    strong = [what for what in second if "c = 0.1 " in what]
+    assert len(strong) == 4
+    # Nearer the paper is lower, for each of them.
+    assert all(second[what] < first[what] for what in strong)
+    (every,) = (what for what in strong if "all pairs" in what)
+    assert second[every] < -0.02 < abs(first[every]) < 0.02
+    assert [what for what in second if what != every and second[what] * first[what] < 0] == []
+    (far,) = (what for what in strong if "apart" in what)
+    assert 0 < second[far] < 0.02 < first[far]
