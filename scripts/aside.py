@@ -106,9 +106,9 @@ def permuted(file: Path) -> str:
     lies = "inside" if least <= theirs.low <= theirs.high <= most else "outside"
     return (
         f"With other permutations, of which we tried {len(curves)}, c = {beside['c']:g} ends at "
-        f"{_accuracies(ends[:-1])}; with ours at {ends[-1]:.3f}, and on the way they are up to {apart:.3f} away from it. "
-        f"By the spread of these {len(ends)}, one more would end between {least:.3f} and {most:.3f} (95 %, Student's t); "
-        f"theirs, {theirs}, lies {lies}. {_made(file, found, tasks=found['tasks'])}\n"
+        f"{_accuracies(ends[:-1])}; with ours at {ends[-1]:.3f}, and on the way they are up to {apart:.3f} away from "
+        f"it. By the spread of these {len(ends)}, one more would end between {least:.3f} and {most:.3f} (95 %, "
+        f"Student's t); theirs, {theirs}, lies {lies}. {_made(file, found, tasks=found['tasks'])}\n"
     )
 
 

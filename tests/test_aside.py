@@ -126,7 +126,7 @@ def test_other_permutations_are_told_beside_ours(tmp_path: Path) -> None:
     mean, width = fmean((0.65, 0.68, 0.7)), 4.30265 * stdev((0.65, 0.68, 0.7)) * (4 / 3) ** 0.5
     assert said.startswith(
         "With other permutations, of which we tried 2, c = 0.02 ends at 0.650 and 0.680; with ours at 0.700, and on "
-        f"the way they are up to 0.050 away from it. By the spread of these 3, one more would end between "
+        "the way they are up to 0.050 away from it. By the spread of these 3, one more would end between "
         f"{mean - width:.3f} and {mean + width:.3f} (95 %, Student's t); theirs, 0.939, lies outside. One seed (not "
     )
     said = aside.permuted(written(tmp_path, {**found, "runs": runs(_1=0.99, _2=0.4)}))
