@@ -10,7 +10,7 @@ not known. Both can be added, each set of permutations in a process of its own:
 
     python benchmarks/as_the_authors.py --c 0.02 --first-anchor zero --permutations 1 --permutations 2
 
-Such a result has a file of its own, whose name has the options.
+Such a result has a file of its own, named by the options: results/as-the-authors-c-0.02-first-anchor-zero.json.
 
 Not as in their code even then: TensorFlow may there take the path's gradient before or after the step.
 
@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from synaptic_intelligence import SynapticIntelligence
 from synaptic_intelligence.data import load_mnist
+from synaptic_intelligence.document import exact
 from synaptic_intelligence.experiments import EXPERIMENTS
 from synaptic_intelligence.experiments.environment import describe_environment
 from synaptic_intelligence.experiments.optimizers import adam
@@ -111,7 +112,7 @@ def learn(run: tuple[float, int], *, first_anchor: str, epochs: int, tasks: int)
 
 def options_of(given: argparse.Namespace) -> str:
     """Return what was asked for beside the defaults, as it is written on a command line."""
-    asked = "".join(f" --c {c:g}" for c in given.c or []) + " --first-anchor zero" * (given.first_anchor == "zero")
+    asked = "".join(f" --c {exact(c)}" for c in given.c or []) + " --first-anchor zero" * (given.first_anchor == "zero")
     asked += "".join(f" --permutations {seed}" for seed in given.permutations or [])
     asked += f" --epochs {given.epochs}" * (given.epochs != EXPERIMENT.paper.epochs)
     return asked + f" --tasks {given.tasks}" * (given.tasks != EXPERIMENT.paper.tasks)
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--first-anchor", choices=("weights", "zero"), default="weights")
     parser.add_argument("--epochs", type=int, default=EXPERIMENT.paper.epochs)
     parser.add_argument("--tasks", type=int, default=EXPERIMENT.paper.tasks)
-    parser.add_argument("--out", type=result_file, help="default: results/as-the-authors and the options")
+    parser.add_argument("--out", type=result_file, help="default: in results/, named by the options")
     given = parser.parse_args()
     asked = options_of(given)
     # With other options a result takes no other's place.

@@ -90,25 +90,31 @@ def anchored(file: Path) -> str:
 def permuted(file: Path) -> str:
     """Say what benchmarks/as_the_authors.py has found with other permutations, beside its run with ours."""
     found = json.loads(file.read_text("utf-8"))
-    (beside,) = json.loads(file.with_name("as-the-authors-c-0.02-first-anchor-zero.json").read_text("utf-8"))["runs"]
-    others = [run for run in found["runs"] if run["permutations"] != beside["permutations"]]
-    if found["first_anchor"] != "zero" or {run["c"] for run in others} != {beside["c"]}:
-        raise SystemExit(f"{file}: expected the first anchor at zero, c = {beside['c']:g} and other permutations")
-    ours = _averages(beside["accuracy"])
+    beside = json.loads(file.with_name("as-the-authors-c-0.02-first-anchor-zero.json").read_text("utf-8"))
+    ((c, permutations),) = {(run["c"], run["permutations"]) for run in beside["runs"]}
+    others = [run for run in found["runs"] if (run["c"], run["permutations"]) != (c, permutations)]
+    differing = [key for key in ("epochs", "tasks", "seed", "first_anchor") if found[key] != beside[key]]
+    if differing or others != found["runs"] or {run["c"] for run in others} != {c}:
+        raise SystemExit(f"{file}: expected c = {c:g}, other permutations, and the rest as with ours")
+    ours = _averages(beside["runs"][0]["accuracy"])
     curves = [_averages(run["accuracy"]) for run in others]
-    apart = max(abs(a - b) for curve in curves for a, b in zip(curve, ours, strict=False))
-    ends = [curve[-1] for curve in (*curves, ours[: len(curves[0])])]
-    all_of_them, theirs = mean_and_interval(ends), TARGETS["permuted-mnist"]["si", beside["c"]]
-    assert all_of_them.half_width is not None
+    ends = [curve[-1] for curve in (*curves, ours)]
+    apart = [[a - b for a, b in zip(curve, ours, strict=True)] for curve in curves]
+    before = _listed([f"{differences[-2]:+z.3f}" for differences in apart])
+    every = [difference for differences in apart for difference in differences]
+    average, theirs = mean_and_interval(ends), TARGETS["permuted-mnist"]["si", c]
+    assert average.half_width is not None
     # The interval of the mean, widened to that of a single further value.
-    width = all_of_them.half_width * math.sqrt(len(ends) + 1)
-    least, most = all_of_them.mean - width, all_of_them.mean + width
-    lies = "inside" if least <= theirs.low <= theirs.high <= most else "outside"
+    width = average.half_width * math.sqrt(len(ends) + 1)
+    inside = average.mean - width <= theirs.low <= theirs.high <= average.mean + width
     return (
-        f"With other permutations, of which we tried {len(curves)}, c = {beside['c']:g} ends at "
-        f"{_accuracies(ends[:-1])}; with ours at {ends[-1]:.3f}, and on the way they are up to {apart:.3f} away from "
-        f"it. By the spread of these {len(ends)}, one more would end between {least:.3f} and {most:.3f} (95 %, "
-        f"Student's t); theirs, {theirs}, lies {lies}. {_made(file, found, tasks=found['tasks'])}\n"
+        f"With their loss, epsilon and first anchor, and other permutations, c = {c:g} ends at "
+        f"{_accuracies(ends[:-1])}, with our permutations at {ends[-1]:.3f}. The difference to ours is one task before "
+        f"the end {before}, and after every task between {min(every):+z.3f} and {max(every):+z.3f}. A further set of "
+        f"permutations, with the same weights at the start and order of images, would end between "
+        f"{average.mean - width:.3f} and {average.mean + width:.3f} (95 %, Student's t from {len(ends)} values): "
+        f"theirs, {theirs}, is {'not ' * inside}excluded. "
+        f"{_made(file, found, tasks=found['tasks'])}\n"
     )
 
 
@@ -198,7 +204,11 @@ def mean_between(below: list[list[float]], least: int, most: int) -> float:
 
 
 def _accuracies(values: list[float]) -> str:
-    return " and ".join(f"{value:.3f}" for value in values)
+    return _listed([f"{value:.3f}" for value in values])
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _averages(rows: list[list[float]]) -> list[float]:

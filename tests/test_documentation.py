@@ -7,11 +7,15 @@ run in order in one namespace; what a block needs but a reader does not, can sta
 from __future__ import annotations
 
 import doctest
+import gc
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -49,6 +53,34 @@ def test_python_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.M
         else:
             # Empty lines in front give the block its own line numbers in a traceback.
             exec(compile("\n" * line + text, str(document), "exec"), names)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_the_model_of_ddp_is_gone_before_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else torch may wait for ever, and so would whoever copies the example."""
+    left: list[bool] = []
+    destroy = dist.destroy_process_group
+
+    def destroyed() -> None:
+        left.append(any(model() is not None for model in models))
+        destroy()
+
+    models: list[weakref.ref[Any]] = []
+    init = DistributedDataParallel.__init__
+
+    def made(model: DistributedDataParallel, *args: Any) -> None:
+        models.append(weakref.ref(model))
+        init(model, *args)
+
+    monkeypatch.setattr(DistributedDataParallel, "__init__", made)
+    monkeypatch.setattr(dist, "destroy_process_group", destroyed)
+    (document,) = (each for each in WITH_PYTHON if each.name == "distributed.md")
+    gc.disable()  # as some do who train: then the collector has not been there by chance
+    try:
+        exec(_blocks(document)[0][1], {"__name__": "__main__"})
+    finally:
+        gc.enable()
+    assert (len(models), left) == (1, [False])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_identify)

@@ -216,14 +216,16 @@ def test_the_authors_loss_and_epsilon_make_neither_difference_of_figure_4() -> N
     assert abs(curves[0][-1] - ours[0.02]) < 0.005
     assert abs(theirs[0.02] - ours[0.02]) < 0.005
     assert theirs[0.0] < ours[0.0] - 0.02
-    # Other permutations do part of it, and more than another seed does.
+    # Other permutations end lower, by about a third of the difference, but not so one task before, nor earlier.
     permuted = json.loads(
         (results / "as-the-authors-c-0.02-first-anchor-zero-permutations-1-permutations-2.json").read_text("utf-8")
     )
-    for key in ("epochs", "tasks", "seed", "first_anchor"):
-        assert permuted[key] == anchored[key]
     assert [(each["c"], each["permutations"]) for each in permuted["runs"]] == [(0.02, 1), (0.02, 2)]
-    ends = [fmean(each["accuracy"][-1]) for each in permuted["runs"]]
-    assert TARGETS["permuted-mnist"]["si", 0.02].high < min(ends)
-    (second,) = (r for r in read_result(results / "permuted-mnist-seed-1.json").runs if r.c == 0.02)
-    assert curves[0][-1] - max(ends) > 2 * abs(fmean(second.accuracy[-1]) - ours[0.02])
+    theirs_ends = TARGETS["permuted-mnist"]["si", 0.02].high
+    for each in permuted["runs"]:
+        others = [fmean(row[:n]) for n, row in enumerate(each["accuracy"], 1)]
+        differences = [a - b for a, b in zip(others, curves[0], strict=True)]
+        assert theirs_ends < others[-1]
+        assert 1 / 4 < differences[-1] / (theirs_ends - curves[0][-1]) < 1 / 2
+        assert differences[-2] > -0.001
+        assert fmean(differences[1:-1]) > 0

@@ -161,7 +161,7 @@ class _Trainer:
 
     def _steps_before(self, task: int) -> int:
         """Return from how many steps Adam's count goes on; from scratch the authors, too, begin with a fresh one."""
-        if not self.plan.settings.keep_step_count or (self.job.method or _FIRST).name == "scratch":
+        if not self.plan.settings.keep_step_count or (self.job.method or _FIRST).name == APART:
             return 0
         return steps_before(self.plan.settings, self.stream, task)
 
@@ -177,10 +177,10 @@ class _Trainer:
                 correlation = compare_paths(self.plan.checkpoints, self.job, task, path, correlation)
         row = _test(self.plan, self.model, self.stream)
         final_train = record.final_train_accuracy
-        if name == "scratch":
+        if name == APART:
             # Of each task the network that was trained on it; those that come are as untrained as they were.
             row = [*(before[j] for j, before in enumerate(record.accuracy)), row[task], *record.baseline[task + 1 :]]
-        if name == "scratch" or self.job.method is None:
+        if name == APART or self.job.method is None:
             final_train = [*final_train, *_test(self.plan, self.model, [_training_data(self.stream[task])])]
         elif task + 1 == self.plan.stages(self.job).stop:
             final_train = _test(self.plan, self.model, [_training_data(data) for data in self.stream])
