@@ -130,7 +130,7 @@ def test_other_permutations_are_told_beside_ours(tmp_path: Path) -> None:
         "with our permutations at 0.700. The difference to ours is one task before the end +0.000, +0.000 and +0.000, "
         "and after every task between -0.050 and +0.010. A further set of permutations, with the same weights at the "
         f"start and order of images, would end between {mean - width:.3f} and {mean + width:.3f} (95 %, Student's "
-        "t from 4 values): theirs, 0.939, is excluded. One seed (not the paper's protocol: 2 tasks instead of 10): `python"
+        "t from 4 values): theirs, 0.939, is excluded. One seed (not the paper's protocol: 2 tasks instead "
     )
     said = aside.permuted(written(tmp_path, {**found, "runs": runs(_1=0.99, _2=0.4)}))
     assert "theirs, 0.939, is not excluded." in said
