@@ -411,19 +411,22 @@ def test_the_page_says_of_the_halves_what_the_committed_runs_show() -> None:
 
 
 def test_the_page_says_of_cifar_what_the_committed_runs_show() -> None:
-    """A fresh Adam forgets less than the authors' did; one that counts on, as much; with c = 0.01 a fresh one, too.
+    """Without synapses a fresh Adam forgets less than the authors' did, and one that counts on as much.
 
-    The run that counts on shares its first task with the one that does not, and is worse by the whole difference.
+    Those that count on share their first task with those that do not. With synapses either ends near theirs.
     """
     results = Path(__file__).parents[2] / "results"
     main, counting = (read_result(results / f"split-cifar{end}.json") for end in ("", "-kept-count"))
     found = {(run.method, run.c): run for run in main.complete_runs}
-    (kept,) = counting.complete_runs
+    counted = {run.c: run for run in counting.complete_runs}
+    kept = counted[0.0]
     targets = TARGETS["split-cifar"]
     assert counting.settings["keep_step_count"] is True
-    assert abs(targets["si", 0.0].difference(fmean(kept.accuracy[-1]))) <= 0.03
     assert targets["si", 0.0].difference(fmean(found["si", 0.0].accuracy[-1])) > 0.05
-    assert abs(targets["si", 0.01].difference(fmean(found["si", 0.01].accuracy[-1]))) <= 0.03
+    for c in (0.01, 0.1):
+        for either in (found["si", c], counted[c]):
+            assert abs(targets["si", c].difference(fmean(either.accuracy[-1]))) < 0.01
+    assert abs(targets["si", 0.0].difference(fmean(kept.accuracy[-1]))) < 0.01
     scratch = found["scratch", None]
     pairs = {c: list(zip(found["si", c].accuracy[-1], scratch.accuracy[-1], strict=True)) for c in (0.0, 0.01, 0.1)}
     above = {c: [task for task, (a, b) in enumerate(both, 1) if a > b] for c, both in pairs.items()}
@@ -433,7 +436,7 @@ def test_the_page_says_of_cifar_what_the_committed_runs_show() -> None:
         assert all(a < b for a, b in zip(*trained, strict=True))
     less = fmean(kept.accuracy[-1]) - fmean(found["si", 0.0].accuracy[-1])
     assert abs(less + targets["si", 0.0].difference(fmean(found["si", 0.0].accuracy[-1]))) <= 0.03
-    assert {tuple(run.accuracy[0]) for run in (kept, *found.values())} == {tuple(kept.accuracy[0])}
+    assert {tuple(run.accuracy[0]) for run in (*counted.values(), *found.values())} == {tuple(kept.accuracy[0])}
     assert {key: run.train_accuracy[0] for key, run in found.items()} == dict.fromkeys(found, kept.train_accuracy[0])
     apart = {key for key, value in counting.settings.items() if main.settings.get(key, False) != value}
-    assert apart == {"c", "rivals", "keep_step_count"}
+    assert apart == {"c", "rivals", "keep_step_count", "optimizer"}

@@ -73,7 +73,9 @@ def made(outcome: Outcome, main: Outcome | None = None) -> str:
         taken = _first_tasks(outcome) & _first_tasks(main) if isinstance(main, Result) else set()
         known = outcome.wall_seconds >= _longest_chain(outcome, taken)
         clock = f"{took} by the clock" if known else "the clock of an earlier sitting is lost"
-        after = " after the main result's first task" if taken else ""
+        # A run that was extended may have trained one of its own as well.
+        where_from = "beside" if _first_tasks(outcome) - taken else "after"
+        after = f" {where_from} the main result's first task" if taken else ""
         took = f"{_time(_training_seconds(outcome, taken))} of training{after} ({clock})"
     resumed = where.get("resumed")
     later = [sitting for sitting in resumed if isinstance(sitting, dict)] if isinstance(resumed, list) else []
