@@ -10,7 +10,7 @@ not known. Both can be added, each set of permutations in a process of its own:
 
     python benchmarks/as_the_authors.py --c 0.02 --first-anchor zero --permutations 1 --permutations 2
 
-Such a result has a file of its own, named by the options: results/as-the-authors-c-0.02-first-anchor-zero.json.
+Such a result has a file of its own, named by the options: with --c 0.1 alone, results/as-the-authors-c-0.1.json.
 
 Not as in their code even then: TensorFlow may there take the path's gradient before or after the step.
 

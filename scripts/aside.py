@@ -91,13 +91,15 @@ def permuted(file: Path) -> str:
     """Say what benchmarks/as_the_authors.py has found with other permutations, beside its run with ours."""
     found = json.loads(file.read_text("utf-8"))
     beside = json.loads(file.with_name("as-the-authors-c-0.02-first-anchor-zero.json").read_text("utf-8"))
-    ((c, permutations),) = {(run["c"], run["permutations"]) for run in beside["runs"]}
-    others = [run for run in found["runs"] if (run["c"], run["permutations"]) != (c, permutations)]
+    (run,), others = beside["runs"], found["runs"]
+    c, ours = run["c"], _averages(run["accuracy"])
     differing = [key for key in ("epochs", "tasks", "seed", "first_anchor") if found[key] != beside[key]]
-    if differing or others != found["runs"] or {run["c"] for run in others} != {c}:
-        raise SystemExit(f"{file}: expected c = {c:g}, other permutations, and the rest as with ours")
-    ours = _averages(beside["runs"][0]["accuracy"])
-    curves = [_averages(run["accuracy"]) for run in others]
+    several = {run["permutations"], *(other["permutations"] for other in others)}
+    if differing or found["first_anchor"] != "zero" or {other["c"] for other in others} != {c}:
+        raise SystemExit(f"{file}: expected c = {c:g}, the first anchor at zero, and the rest as with our permutations")
+    if len(several) != 1 + len(others):
+        raise SystemExit(f"{file}: expected other permutations than ours, and each set once")
+    curves = [_averages(other["accuracy"]) for other in others]
     ends = [curve[-1] for curve in (*curves, ours)]
     apart = [[a - b for a, b in zip(curve, ours, strict=True)] for curve in curves]
     before = _listed([f"{differences[-2]:+z.3f}" for differences in apart])
@@ -109,11 +111,11 @@ def permuted(file: Path) -> str:
     inside = average.mean - width <= theirs.low <= theirs.high <= average.mean + width
     return (
         f"With their loss, epsilon and first anchor, and other permutations, c = {c:g} ends at "
-        f"{_accuracies(ends[:-1])}, with our permutations at {ends[-1]:.3f}. The difference to ours is one task before "
-        f"the end {before}, and after every task between {min(every):+z.3f} and {max(every):+z.3f}. A further set of "
+        f"{_accuracies(ends[:-1])}, with our permutations at {ends[-1]:.3f}. Less ours, the average is {before} after "
+        f"the last task but one, and between {min(every):+z.3f} and {max(every):+z.3f} throughout. A further set of "
         f"permutations, with the same weights at the start and order of images, would end between "
         f"{average.mean - width:.3f} and {average.mean + width:.3f} (95 %, Student's t from {len(ends)} values): "
-        f"theirs, {theirs}, is {'not ' * inside}excluded. "
+        f"theirs, {theirs}, lies {'inside' if inside else 'outside'}. "
         f"{_made(file, found, tasks=found['tasks'])}\n"
     )
 

@@ -69,7 +69,9 @@ def test_a_first_task_that_was_taken_over_from_the_main_result_is_told_and_not_c
     told = "20.0 seconds of training after the main result's first task (25.0 seconds by the clock) on a machine"
     assert told in made(beside, main)
     extended = replace(beside, runs=[*beside.runs, _timed(0, "si", 0.1, [60.0, 10.0])], wall_seconds=99.0)
-    assert "90.0 seconds of training beside the main result's first task (99.0 seconds by" in made(extended, main)
+    assert "90.0 seconds of training after the main result's first task, one of its own included (99.0" in made(
+        extended, main
+    )
     assert "(the clock of an earlier sitting is lost) on a machine" in made(beside)
     # Another first task, of the same seed or of another, was not taken over; one's own is not either.
     for other in (_timed(0, "si", 0.0, [51.0, 30.0]), _timed(1, "si", 0.0, [50.0, 30.0])):

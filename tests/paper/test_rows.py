@@ -213,7 +213,7 @@ def test_the_authors_loss_and_epsilon_make_neither_difference_of_figure_4() -> N
     assert run["accuracy"][0] == pytest.approx(beside["accuracy"][0], abs=0)  # one first task, as nothing holds it yet
     curves = [[fmean(row[:n]) for n, row in enumerate(each["accuracy"], 1)] for each in (run, beside)]
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 0.005
-    assert abs(curves[0][-1] - ours[0.02]) < 0.005
+    assert 0 < ours[0.02] - curves[0][-1] < 0.003
     assert abs(theirs[0.02] - ours[0.02]) < 0.005
     assert theirs[0.0] < ours[0.0] - 0.02
     # Other permutations end lower, by about a third of the difference, but not so one task before, nor earlier.
@@ -226,6 +226,6 @@ def test_the_authors_loss_and_epsilon_make_neither_difference_of_figure_4() -> N
         others = [fmean(row[:n]) for n, row in enumerate(each["accuracy"], 1)]
         differences = [a - b for a, b in zip(others, curves[0], strict=True)]
         assert theirs_ends < others[-1]
-        assert 1 / 4 < differences[-1] / (theirs_ends - curves[0][-1]) < 1 / 2
+        assert 1 / 3 < differences[-1] / (theirs_ends - curves[0][-1]) < 1 / 2
         assert differences[-2] > -0.001
         assert fmean(differences[1:-1]) > 0

@@ -74,8 +74,8 @@ def made(outcome: Outcome, main: Outcome | None = None) -> str:
         known = outcome.wall_seconds >= _longest_chain(outcome, taken)
         clock = f"{took} by the clock" if known else "the clock of an earlier sitting is lost"
         # A run that was extended may have trained one of its own as well.
-        where_from = "beside" if _first_tasks(outcome) - taken else "after"
-        after = f" {where_from} the main result's first task" if taken else ""
+        own = ", one of its own included" if _first_tasks(outcome) - taken else ""
+        after = f" after the main result's first task{own}" if taken else ""
         took = f"{_time(_training_seconds(outcome, taken))} of training{after} ({clock})"
     resumed = where.get("resumed")
     later = [sitting for sitting in resumed if isinstance(sitting, dict)] if isinstance(resumed, list) else []
