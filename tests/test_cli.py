@@ -187,7 +187,9 @@ def test_a_complete_run_is_extended(finished: Path, tmp_path: Path) -> None:
     more: tuple[str | Path, ...] = (*QUICK, "--c", "0", "--c", "1", "--c", "2", "--out", tmp_path / "run")
     refused = Outcome(*more, "--resume")
     assert refused.code == 2
-    assert "other settings: --c was 0 1 and is 0 1 2." in refused.error
+    assert "other settings: --c was 0 1 and is 0 1 2. Add to it with --extend. Resume with its own" in refused.error
+    fewer = Outcome(*QUICK, "--c", "0", "--out", tmp_path / "run", "--resume")
+    assert "other settings: --c was 0 1 and is 0. Resume with its own settings" in fewer.error
     outcome = Outcome(*more, "--extend")
     assert (outcome.code, outcome.error) == (0, "")
     result = read_result(tmp_path / "run" / "result.json")

@@ -216,7 +216,7 @@ def test_the_authors_loss_and_epsilon_make_neither_difference_of_figure_4() -> N
     assert 0 < ours[0.02] - curves[0][-1] < 0.003
     assert abs(theirs[0.02] - ours[0.02]) < 0.005
     assert theirs[0.0] < ours[0.0] - 0.02
-    # Other permutations end lower, by about a third of the difference, but not so one task before, nor earlier.
+    # Other permutations end lower, by a third or more of what is left, but not so one task before, nor earlier.
     permuted = json.loads(
         (results / "as-the-authors-c-0.02-first-anchor-zero-permutations-1-permutations-2.json").read_text("utf-8")
     )

@@ -106,16 +106,18 @@ def resume_run(plan: Plan, workers: int, extended: str | None = None) -> tuple[R
     environment = describe_environment(plan.device, plan.threads, workers)
     for name in _DECISIVE:
         now[name], then[name] = environment[name], result.environment.get(name)
-    grown = _grown(now, then) if extended is not None else set()
-    differing = [
-        f"{_called(name)} was {_shown(then.get(name))} and is {_shown(now.get(name))}"
+    grown = _grown(now, then)
+    differing = {
+        name: f"{_called(name)} was {_shown(then.get(name))} and is {_shown(now.get(name))}"
         for name in {**now, **then}
-        if now.get(name) != then.get(name) and name not in grown
-    ]
+        if now.get(name) != then.get(name) and (extended is None or name not in grown)
+    }
     if differing:
+        adds = "Add to it with --extend. " if differing.keys() <= grown else ""
         raise RefusedError(
-            f"the run in {plan.out} has other settings: {'; '.join(differing)}.",
-            f"Resume with its own settings ({result.command}), or start anew with --overwrite, or elsewhere with --out"
+            f"the run in {plan.out} has other settings: {'; '.join(differing.values())}.",
+            f"{adds}Resume with its own settings ({result.command}), or start anew with --overwrite, or elsewhere with "
+            "--out"
             if extended is None
             else f"--extend adds seeds, strengths and rivals to all of its own ({result.command}), and changes nothing",
         )
